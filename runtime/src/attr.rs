@@ -1,0 +1,269 @@
+//! Typed attribute values of operators, with one text form and one JSON form.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::dim::{Dim, Shape};
+use crate::dtype::{DType, Literal};
+
+/// An `f64` that compares and hashes by its bits, so that operators can be e-graph keys.
+#[derive(Clone, Copy)]
+pub struct Real(pub f64);
+
+impl PartialEq for Real {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Real {}
+
+impl std::hash::Hash for Real {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+impl PartialOrd for Real {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Real {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl fmt::Debug for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// An axis of the device mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeshAxis {
+    /// Tensor parallelism.
+    Tp,
+    /// Pipeline parallelism.
+    Pp,
+}
+
+impl MeshAxis {
+    /// The name used in rules, text forms and plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            MeshAxis::Tp => "tp",
+            MeshAxis::Pp => "pp",
+        }
+    }
+
+    /// The inverse of [`MeshAxis::name`].
+    pub fn parse(s: &str) -> Option<MeshAxis> {
+        [MeshAxis::Tp, MeshAxis::Pp].into_iter().find(|a| a.name() == s)
+    }
+}
+
+/// The kind of an attribute, as declared in the operator table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttrKind {
+    /// 64-bit integer.
+    Int,
+    /// List of integers.
+    Ints,
+    /// Floating-point number.
+    Real,
+    /// `true` or `false`.
+    Bool,
+    /// Element type.
+    DType,
+    /// Symbolic extent.
+    Dim,
+    /// List of symbolic extents.
+    Dims,
+    /// Mesh axis.
+    Axis,
+    /// Text.
+    Str,
+    /// Small tensor.
+    Lit,
+}
+
+/// An attribute value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each variant is described by its AttrKind")]
+pub enum Attr {
+    Int(i64),
+    Ints(Vec<i64>),
+    Real(Real),
+    Bool(bool),
+    DType(DType),
+    Dim(Dim),
+    Dims(Shape),
+    Axis(MeshAxis),
+    Str(String),
+    Lit(Literal),
+}
+
+/// A Rust type that an operator's field may have.
+pub trait AttrField: Sized {
+    /// Its kind.
+    const KIND: AttrKind;
+    /// Into the dynamic form.
+    fn to_attr(&self) -> Attr;
+    /// From the dynamic form; `None` when the kind differs.
+    fn from_attr(a: &Attr) -> Option<Self>;
+}
+
+macro_rules! attr_field {
+    ($($ty:ty => $kind:ident),* $(,)?) => {$(
+        impl AttrField for $ty {
+            const KIND: AttrKind = AttrKind::$kind;
+            fn to_attr(&self) -> Attr {
+                Attr::$kind(self.clone())
+            }
+            fn from_attr(a: &Attr) -> Option<Self> {
+                match a {
+                    Attr::$kind(v) => Some(v.clone()),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+attr_field! {
+    i64 => Int,
+    Vec<i64> => Ints,
+    Real => Real,
+    bool => Bool,
+    DType => DType,
+    Dim => Dim,
+    Shape => Dims,
+    MeshAxis => Axis,
+    String => Str,
+    Literal => Lit,
+}
+
+impl Attr {
+    /// The kind of this value.
+    pub fn kind(&self) -> AttrKind {
+        match self {
+            Attr::Int(_) => AttrKind::Int,
+            Attr::Ints(_) => AttrKind::Ints,
+            Attr::Real(_) => AttrKind::Real,
+            Attr::Bool(_) => AttrKind::Bool,
+            Attr::DType(_) => AttrKind::DType,
+            Attr::Dim(_) => AttrKind::Dim,
+            Attr::Dims(_) => AttrKind::Dims,
+            Attr::Axis(_) => AttrKind::Axis,
+            Attr::Str(_) => AttrKind::Str,
+            Attr::Lit(_) => AttrKind::Lit,
+        }
+    }
+
+    /// Converts between kinds that carry the same value (an integer where a dimension is wanted, and so on).
+    pub fn coerce(self, kind: AttrKind) -> Option<Attr> {
+        Some(match (self, kind) {
+            (a, k) if a.kind() == k => a,
+            (Attr::Int(n), AttrKind::Dim) => Attr::Dim(Dim::from(n)),
+            (Attr::Int(n), AttrKind::Real) => Attr::Real(Real(n as f64)),
+            (Attr::Dim(d), AttrKind::Int) => Attr::Int(d.as_const()?),
+            (Attr::Ints(v), AttrKind::Dims) => Attr::Dims(v.into_iter().map(Dim::from).collect()),
+            (Attr::Dims(v), AttrKind::Ints) => Attr::Ints(v.iter().map(Dim::as_const).collect::<Option<_>>()?),
+            _ => return None,
+        })
+    }
+
+    /// Reads the form that `Display` writes, given the kind.
+    pub fn parse(kind: AttrKind, text: &str) -> Option<Attr> {
+        let text = text.trim();
+        let list = || {
+            let body = text.strip_prefix('[')?.strip_suffix(']')?.trim();
+            Some(if body.is_empty() { vec![] } else { split_top_level(body) })
+        };
+        Some(match kind {
+            AttrKind::Int => Attr::Int(text.parse().ok()?),
+            AttrKind::Ints => Attr::Ints(list()?.iter().map(|s| s.trim().parse().ok()).collect::<Option<_>>()?),
+            AttrKind::Real => Attr::Real(Real(text.parse().ok()?)),
+            AttrKind::Bool => Attr::Bool(text.parse().ok()?),
+            AttrKind::DType => Attr::DType(DType::parse(text)?),
+            AttrKind::Dim => Attr::Dim(Dim::parse(text).ok()?),
+            AttrKind::Dims => Attr::Dims(list()?.iter().map(|s| Dim::parse(s).ok()).collect::<Option<_>>()?),
+            AttrKind::Axis => Attr::Axis(MeshAxis::parse(text)?),
+            AttrKind::Str => Attr::Str(serde_json::from_str(text).ok()?),
+            AttrKind::Lit => Attr::Lit(Literal::parse(text)?),
+        })
+    }
+
+    /// The JSON form: numbers, booleans and lists natural, all else as text.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Attr::Int(n) => Value::from(*n),
+            Attr::Ints(v) => Value::from(v.clone()),
+            Attr::Bool(b) => Value::from(*b),
+            Attr::Real(r) if r.0.is_finite() => Value::from(r.0),
+            Attr::Str(s) => Value::from(s.clone()),
+            Attr::Dims(v) => v.iter().map(|d| serde_json::to_value(d).unwrap_or(Value::Null)).collect(),
+            other => Value::from(other.to_string()),
+        }
+    }
+
+    /// The inverse of [`Attr::to_json`].
+    pub fn from_json(kind: AttrKind, v: &Value) -> Option<Attr> {
+        Some(match (kind, v) {
+            (AttrKind::Int, v) => Attr::Int(v.as_i64()?),
+            (AttrKind::Ints, Value::Array(a)) => Attr::Ints(a.iter().map(Value::as_i64).collect::<Option<_>>()?),
+            (AttrKind::Bool, v) => Attr::Bool(v.as_bool()?),
+            (AttrKind::Real, Value::Number(n)) => Attr::Real(Real(n.as_f64()?)),
+            (AttrKind::Str, v) => Attr::Str(v.as_str()?.to_owned()),
+            (AttrKind::Dims, v) => Attr::Dims(serde_json::from_value(v.clone()).ok()?),
+            (kind, Value::String(s)) => Attr::parse(kind, s)?,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attr::Int(n) => write!(f, "{n}"),
+            Attr::Ints(v) => write!(f, "{v:?}"),
+            Attr::Real(r) => write!(f, "{:?}", r.0),
+            Attr::Bool(b) => write!(f, "{b}"),
+            Attr::DType(d) => write!(f, "{d}"),
+            Attr::Dim(d) => write!(f, "{d}"),
+            Attr::Dims(v) => write!(f, "{v:?}"),
+            Attr::Axis(a) => f.write_str(a.name()),
+            Attr::Str(s) => write!(f, "{}", Value::from(s.as_str())),
+            Attr::Lit(l) => write!(f, "{l}"),
+        }
+    }
+}
+
+/// Splits at commas that are outside brackets, parentheses and strings.
+pub fn split_top_level(text: &str) -> Vec<&str> {
+    let (mut out, mut depth, mut start) = (vec![], 0i32, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                out.push(&text[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push(&text[start..]);
+    out
+}

@@ -1,0 +1,136 @@
+//! Visits the elements of a result in order while following broadcast or strided operands.
+
+use super::KernelError;
+
+/// The extents of a result and, per axis, the steps of `N` operands in elements.
+///
+/// Axes that can be visited as one are merged, so equal shapes, scalars and trailing suffixes become one
+/// or two long rows.
+pub(super) struct Walk<const N: usize> {
+    dims: Vec<usize>,
+    steps: Vec<[isize; N]>,
+}
+
+impl<const N: usize> Walk<N> {
+    /// Operands of `shapes` broadcast to `out` by NumPy's rules.
+    pub(super) fn broadcast(out: &[usize], shapes: [&[usize]; N]) -> Result<Walk<N>, KernelError> {
+        let mut steps = vec![[0isize; N]; out.len()];
+        for (n, shape) in shapes.iter().enumerate() {
+            let misfit = || KernelError::Shape(format!("{shape:?} does not broadcast to {out:?}"));
+            let lead = out.len().checked_sub(shape.len()).ok_or_else(misfit)?;
+            let mut step = 1isize;
+            for (i, &d) in shape.iter().enumerate().rev() {
+                if d == out[lead + i] {
+                    steps[lead + i][n] = if d == 1 { 0 } else { step };
+                } else if d != 1 {
+                    return Err(misfit());
+                }
+                step *= d as isize;
+            }
+        }
+        Ok(Walk::strided(out, &steps))
+    }
+
+    /// Operands with explicit steps per axis of the result.
+    pub(super) fn strided(out: &[usize], steps: &[[isize; N]]) -> Walk<N> {
+        let (mut dims, mut merged): (Vec<usize>, Vec<[isize; N]>) = (vec![], vec![]);
+        for (&d, &s) in out.iter().zip(steps).rev() {
+            if d == 1 {
+                continue;
+            }
+            match (dims.last_mut(), merged.last()) {
+                (Some(inner), Some(t)) if (0..N).all(|n| s[n] == t[n] * *inner as isize) => *inner *= d,
+                _ => {
+                    dims.push(d);
+                    merged.push(s);
+                }
+            }
+        }
+        if dims.is_empty() {
+            dims.push(1);
+            merged.push([0; N]);
+        }
+        dims.reverse();
+        merged.reverse();
+        Walk { dims, steps: merged }
+    }
+
+    /// Calls `row(start in the result, starts in the operands, length, steps of the operands)` in order.
+    pub(super) fn rows(&self, mut row: impl FnMut(usize, [usize; N], usize, [isize; N])) {
+        self.rows_from([0; N], |o, at, n, s| row(o, at.map(|i| i as usize), n, s));
+    }
+
+    /// As [`Walk::rows`], with operands that start elsewhere than at their first element.
+    pub(super) fn rows_from(&self, mut at: [isize; N], mut row: impl FnMut(usize, [isize; N], usize, [isize; N])) {
+        if self.dims.contains(&0) {
+            return;
+        }
+        let last = self.dims.len() - 1;
+        let (n, steps) = (self.dims[last], self.steps[last]);
+        let mut index = vec![0usize; last];
+        let mut out = 0;
+        loop {
+            row(out, at, n, steps);
+            out += n;
+            let mut axis = last;
+            loop {
+                if axis == 0 {
+                    return;
+                }
+                axis -= 1;
+                index[axis] += 1;
+                for (a, s) in at.iter_mut().zip(self.steps[axis]) {
+                    *a += s;
+                }
+                if index[axis] < self.dims[axis] {
+                    break;
+                }
+                for (a, s) in at.iter_mut().zip(self.steps[axis]) {
+                    *a -= s * self.dims[axis] as isize;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+
+    /// Fills `out` with copies of the first operand's elements.
+    pub(super) fn copy<T: Copy>(&self, start: [isize; N], x: &[T], out: &mut [T]) {
+        self.rows_from(start, |o, at, n, steps| {
+            let dst = &mut out[o..o + n];
+            let at = at[0];
+            match steps[0] {
+                1 => dst.copy_from_slice(&x[at as usize..at as usize + n]),
+                s => dst.iter_mut().enumerate().for_each(|(i, d)| *d = x[(at + i as isize * s) as usize]),
+            }
+        });
+    }
+}
+
+impl Walk<2> {
+    /// Combines two operands element by element.
+    pub(super) fn zip<A: Copy, B: Copy, O>(&self, a: &[A], b: &[B], out: &mut [O], f: impl Fn(A, B) -> O) {
+        self.rows(|o, [ia, ib], n, steps| {
+            let dst = &mut out[o..o + n];
+            match steps {
+                [1, 1] => {
+                    for ((d, &x), &y) in dst.iter_mut().zip(&a[ia..ia + n]).zip(&b[ib..ib + n]) {
+                        *d = f(x, y);
+                    }
+                }
+                [1, 0] => {
+                    let y = b[ib];
+                    dst.iter_mut().zip(&a[ia..ia + n]).for_each(|(d, &x)| *d = f(x, y));
+                }
+                [0, 1] => {
+                    let x = a[ia];
+                    dst.iter_mut().zip(&b[ib..ib + n]).for_each(|(d, &y)| *d = f(x, y));
+                }
+                [sa, sb] => {
+                    for (i, d) in dst.iter_mut().enumerate() {
+                        *d = f(a[ia + i * sa as usize], b[ib + i * sb as usize]);
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,302 @@
+//! Element types, tensor types and small literal tensors.
+
+use std::fmt;
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+use crate::dim::{Dim, Shape};
+
+/// The element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// IEEE 754 binary64.
+    F64,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16: the upper half of a binary32.
+    BF16,
+    /// 64-bit signed integer.
+    I64,
+    /// 32-bit signed integer.
+    I32,
+    /// 8-bit signed integer.
+    I8,
+    /// 8-bit unsigned integer.
+    U8,
+    /// Boolean, one byte, 0 or 1.
+    Bool,
+}
+
+impl DType {
+    /// Every element type.
+    pub const ALL: [DType; 9] = [
+        DType::F64,
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I64,
+        DType::I32,
+        DType::I8,
+        DType::U8,
+        DType::Bool,
+    ];
+
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F64 | DType::I64 => 8,
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::BF16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        }
+    }
+
+    /// The name used in every text and JSON form, such as `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F64 => "f64",
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::I64 => "i64",
+            DType::I32 => "i32",
+            DType::I8 => "i8",
+            DType::U8 => "u8",
+            DType::Bool => "bool",
+        }
+    }
+
+    /// The inverse of [`DType::name`].
+    pub fn parse(name: &str) -> Option<DType> {
+        DType::ALL.into_iter().find(|d| d.name() == name)
+    }
+
+    /// Whether elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is known about a tensor before it exists: element type and symbolic shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// One symbolic extent per axis.
+    pub shape: Shape,
+}
+
+impl TensorType {
+    /// A type from its parts.
+    pub fn new(dtype: DType, shape: impl Into<Shape>) -> Self {
+        TensorType { dtype, shape: shape.into() }
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> Dim {
+        self.shape.iter().fold(Dim::from(1), |n, d| &n * d)
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> Dim {
+        &self.elements() * &Dim::from(self.dtype.size() as i64)
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (i, d) in self.shape.iter().enumerate() {
+            write!(f, "{}{d}", if i == 0 { "" } else { ", " })?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// A small tensor that is part of the program text: scalars, axes, scale factors.
+///
+/// `data` holds the elements in row-major order, little-endian.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Literal {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Raw elements, `dtype.size()` bytes each.
+    pub data: Vec<u8>,
+}
+
+impl Literal {
+    /// A scalar of the given type that holds `value`, rounded to the type.
+    pub fn scalar(dtype: DType, value: f64) -> Literal {
+        let mut data = Vec::new();
+        push_element(dtype, value, value as i64, &mut data);
+        Literal { dtype, shape: vec![], data }
+    }
+
+    /// A vector (or a scalar when `shape` is empty) of integers.
+    pub fn ints(dtype: DType, shape: Vec<usize>, values: &[i64]) -> Literal {
+        let mut data = Vec::new();
+        for &v in values {
+            push_element(dtype, v as f64, v, &mut data);
+        }
+        Literal { dtype, shape, data }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.data.len() / self.dtype.size()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The elements as `f64`; integers beyond 2^53 lose precision.
+    pub fn to_f64(&self) -> Vec<f64> {
+        self.data.chunks_exact(self.dtype.size()).map(|b| element_f64(self.dtype, b)).collect()
+    }
+
+    /// The elements as integers; `None` for floating-point types.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        if self.dtype.is_float() {
+            return None;
+        }
+        Some(self.data.chunks_exact(self.dtype.size()).map(|b| element_i64(self.dtype, b)).collect())
+    }
+
+    /// The value of a tensor whose elements are all equal.
+    pub fn splat(&self) -> Option<f64> {
+        let mut chunks = self.data.chunks_exact(self.dtype.size());
+        let first = chunks.next()?;
+        chunks.all(|c| c == first).then(|| element_f64(self.dtype, first))
+    }
+
+    /// The type with constant extents.
+    pub fn tensor_type(&self) -> TensorType {
+        TensorType::new(self.dtype, self.shape.iter().map(|&d| Dim::from(d as i64)).collect::<Vec<_>>())
+    }
+
+    /// Reads the form that `Display` writes: `f32(0.5)`, `i64[2](1, 2)`.
+    pub fn parse(text: &str) -> Option<Literal> {
+        let (head, rest) = text.split_once('(')?;
+        let body = rest.strip_suffix(')')?;
+        let (dtype, shape) = match head.split_once('[') {
+            None => (DType::parse(head)?, vec![]),
+            Some((d, s)) => {
+                let s = s.strip_suffix(']')?;
+                let dims: Option<Vec<usize>> =
+                    s.split(',').map(str::trim).filter(|t| !t.is_empty()).map(|t| t.parse().ok()).collect();
+                (DType::parse(d)?, dims?)
+            }
+        };
+        let mut data = Vec::new();
+        let mut n = 0;
+        for item in body.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+            n += 1;
+            match dtype {
+                DType::Bool => data.push(match item {
+                    "true" => 1,
+                    "false" => 0,
+                    _ => return None,
+                }),
+                d if d.is_float() => push_element(d, item.parse().ok()?, 0, &mut data),
+                d => push_element(d, 0.0, item.parse().ok()?, &mut data),
+            }
+        }
+        (n == shape.iter().product::<usize>()).then_some(Literal { dtype, shape, data })
+    }
+}
+
+impl fmt::Display for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dtype)?;
+        if !self.shape.is_empty() {
+            write!(f, "{:?}", self.shape)?;
+        }
+        f.write_str("(")?;
+        for (i, b) in self.data.chunks_exact(self.dtype.size()).enumerate() {
+            f.write_str(if i == 0 { "" } else { ", " })?;
+            match self.dtype {
+                DType::Bool => write!(f, "{}", b[0] != 0)?,
+                // Shortest decimal that reads back to the same element.
+                DType::F32 => write!(f, "{}", f32::from_le_bytes([b[0], b[1], b[2], b[3]]))?,
+                d if d.is_float() => write!(f, "{}", element_f64(d, b))?,
+                d => write!(f, "{}", element_i64(d, b))?,
+            }
+        }
+        f.write_str(")")
+    }
+}
+
+fn array<const N: usize>(b: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&b[..N]);
+    out
+}
+
+/// One little-endian element as `f64`.
+pub fn element_f64(dtype: DType, b: &[u8]) -> f64 {
+    match dtype {
+        DType::F64 => f64::from_le_bytes(array(b)),
+        DType::F32 => f64::from(f32::from_le_bytes(array(b))),
+        DType::F16 => f16::from_le_bytes(array(b)).to_f64(),
+        DType::BF16 => bf16::from_le_bytes(array(b)).to_f64(),
+        d => element_i64(d, b) as f64,
+    }
+}
+
+/// One little-endian element of an integer or boolean type.
+pub fn element_i64(dtype: DType, b: &[u8]) -> i64 {
+    match dtype {
+        DType::I64 => i64::from_le_bytes(array(b)),
+        DType::I32 => i64::from(i32::from_le_bytes(array(b))),
+        DType::I8 => i64::from(b[0] as i8),
+        DType::U8 => i64::from(b[0]),
+        DType::Bool => i64::from(b[0] != 0),
+        d => element_f64(d, b) as i64,
+    }
+}
+
+fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
+    match dtype {
+        DType::F64 => out.extend(float.to_le_bytes()),
+        DType::F32 => out.extend((float as f32).to_le_bytes()),
+        DType::F16 => out.extend(f16::from_f64(float).to_le_bytes()),
+        DType::BF16 => out.extend(bf16::from_f64(float).to_le_bytes()),
+        DType::I64 => out.extend(int.to_le_bytes()),
+        DType::I32 => out.extend((int as i32).to_le_bytes()),
+        DType::I8 => out.extend((int as i8).to_le_bytes()),
+        DType::U8 => out.push(int as u8),
+        DType::Bool => out.push(u8::from(int != 0)),
+    }
+}
+
+impl Serialize for Literal {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Literal {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Literal::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a literal tensor")))
+    }
+}

@@ -1,0 +1,12 @@
+//! Reads sinter plans and executes them on all ranks.
+//!
+//! This crate knows plans and nothing of ONNX, e-graphs or rules. It also holds the vocabulary that
+//! the compiler shares with it: element types, symbolic extents and the operator table.
+#![warn(missing_docs)]
+
+pub mod attr;
+pub mod dim;
+pub mod dtype;
+pub mod map;
+pub mod op;
+pub mod plan;

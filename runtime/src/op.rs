@@ -1,0 +1,391 @@
+//! The operators: one enum with typed attributes, used by importer, e-graph, plan and executors alike.
+//!
+//! The table at the end of this file is the only place where an operator is declared. It yields the
+//! enum, the signatures that rules are checked against, and the text and JSON forms.
+
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real};
+use crate::dim::{Dim, Shape};
+use crate::dtype::{DType, Literal};
+
+/// What kind of computation an operator is; rules may quantify over `unary` and `binary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// No operand.
+    Leaf,
+    /// One operand, element by element.
+    Unary,
+    /// Two operands, element by element with NumPy broadcasting.
+    Binary,
+    /// As `Binary`, and the operands may be exchanged.
+    Commutative,
+    /// Moves elements without computing on them.
+    Layout,
+    /// Any other pure computation.
+    Compute,
+    /// Communicates between ranks, or cuts a value for one.
+    Collective,
+    /// One kernel for several of the above.
+    Fused,
+    /// A named result of the program.
+    Root,
+}
+
+/// An attribute in the operator table.
+#[derive(Clone, Debug)]
+pub struct AttrInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: AttrKind,
+    /// Its value where none is written.
+    pub default: Option<Attr>,
+}
+
+/// A row of the operator table.
+#[derive(Clone, Debug)]
+pub struct OpInfo {
+    /// The name in rules, text and plans.
+    pub name: &'static str,
+    /// What kind of computation it is.
+    pub class: Class,
+    /// Fewest operands.
+    pub min_inputs: usize,
+    /// Most operands.
+    pub max_inputs: usize,
+    /// Number of results; more than one makes a tuple, read by `get`.
+    pub outputs: usize,
+    /// Attributes, in the order in which they may be written without a keyword.
+    pub attrs: Vec<AttrInfo>,
+    /// One line for people.
+    pub doc: &'static str,
+}
+
+/// Looks an operator up by name.
+pub fn info(name: &str) -> Option<&'static OpInfo> {
+    table().iter().find(|o| o.name == name)
+}
+
+impl fmt::Display for Op {
+    /// `name {attr = value, ...}`, attributes that have their default value left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        let mut open = false;
+        for (a, i) in self.attrs().iter().zip(&self.info().attrs) {
+            if i.default.as_ref() == Some(a) {
+                continue;
+            }
+            write!(f, "{}{} = {a}", if open { ", " } else { " {" }, i.name)?;
+            open = true;
+        }
+        f.write_str(if open { "}" } else { "" })
+    }
+}
+
+impl Serialize for Op {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let attrs: Map<String, Value> = self
+            .attrs()
+            .iter()
+            .zip(&self.info().attrs)
+            .filter(|(a, i)| i.default.as_ref() != Some(a))
+            .map(|(a, i)| (i.name.to_owned(), a.to_json()))
+            .collect();
+        let mut m = s.serialize_map(Some(1 + usize::from(!attrs.is_empty())))?;
+        m.serialize_entry("name", self.name())?;
+        if !attrs.is_empty() {
+            m.serialize_entry("attrs", &attrs)?;
+        }
+        m.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Op {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Form {
+            name: String,
+            #[serde(default)]
+            attrs: Map<String, Value>,
+        }
+        let form = Form::deserialize(d)?;
+        let row = info(&form.name).ok_or_else(|| D::Error::custom(format!("no operator is called `{}`", form.name)))?;
+        if let Some(extra) = form.attrs.keys().find(|k| !row.attrs.iter().any(|a| a.name == k.as_str())) {
+            return Err(D::Error::custom(format!("`{}` has no attribute `{extra}`", form.name)));
+        }
+        let attrs: Result<Vec<Attr>, D::Error> = row
+            .attrs
+            .iter()
+            .map(|a| match form.attrs.get(a.name) {
+                Some(v) => Attr::from_json(a.kind, v)
+                    .ok_or_else(|| D::Error::custom(format!("`{}`: attribute `{}` cannot be {v}", form.name, a.name))),
+                None => a
+                    .default
+                    .clone()
+                    .ok_or_else(|| D::Error::custom(format!("`{}` lacks attribute `{}`", form.name, a.name))),
+            })
+            .collect();
+        Op::from_attrs(&form.name, &attrs?).ok_or_else(|| D::Error::custom(format!("`{}` is malformed", form.name)))
+    }
+}
+
+macro_rules! ops {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident = $name:literal, $class:ident, $min:literal..=$max:expr, $outputs:literal,
+        { $($(#[doc = $fdoc:literal])* $field:ident: $ty:ty $(= $default:expr)?),* $(,)? };
+    )*) => {
+        /// An operator with its attributes. The operands belong to the node, not to the operator.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Op {
+            $($(#[doc = $doc])+ $variant { $($(#[doc = $fdoc])* #[allow(missing_docs, reason = "the operator's line explains it")] $field: $ty),* },)*
+        }
+
+        impl Op {
+            /// The name in rules, text and plans.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$variant { .. } => $name,)* }
+            }
+
+            /// The attribute values, in table order.
+            pub fn attrs(&self) -> Vec<Attr> {
+                match self { $(Op::$variant { $($field),* } => vec![$($field.to_attr()),*],)* }
+            }
+
+            /// Builds an operator from attribute values in table order.
+            pub fn from_attrs(name: &str, attrs: &[Attr]) -> Option<Op> {
+                let mut it = attrs.iter();
+                let op = match name {
+                    $($name => Op::$variant { $($field: <$ty as AttrField>::from_attr(it.next()?)?),* },)*
+                    _ => return None,
+                };
+                it.next().is_none().then_some(op)
+            }
+
+            /// The operator's row in the table.
+            pub fn info(&self) -> &'static OpInfo {
+                &table()[self.index()]
+            }
+
+            fn index(&self) -> usize {
+                #[allow(non_camel_case_types, clippy::enum_variant_names, reason = "counts the variants")]
+                enum Row { $($variant),* }
+                match self { $(Op::$variant { .. } => Row::$variant as usize,)* }
+            }
+        }
+
+        /// Every operator.
+        pub fn table() -> &'static [OpInfo] {
+            static TABLE: std::sync::LazyLock<Vec<OpInfo>> = std::sync::LazyLock::new(|| vec![$(
+                OpInfo {
+                    name: $name,
+                    class: Class::$class,
+                    min_inputs: $min,
+                    max_inputs: $max,
+                    outputs: $outputs,
+                    attrs: vec![$(AttrInfo {
+                        name: stringify!($field),
+                        kind: <$ty as AttrField>::KIND,
+                        default: ops!(@default $ty $(, $default)?),
+                    }),*],
+                    doc: concat!($($doc),+).trim(),
+                },
+            )*]);
+            &TABLE
+        }
+    };
+    (@default $ty:ty) => { None };
+    (@default $ty:ty, $default:expr) => {{ let v: $ty = $default; Some(v.to_attr()) }};
+}
+
+ops! {
+    /// A graph input.
+    Input = "input", Leaf, 0..=0, 1, { name: String, dtype: DType, shape: Shape };
+    /// A weight: a tensor whose data lies in the model's files.
+    Weight = "weight", Leaf, 0..=0, 1, { name: String, dtype: DType, shape: Shape };
+    /// A small constant that is part of the program.
+    Const = "const", Leaf, 0..=0, 1, { value: Literal };
+    /// Symbolic extents as an i64 tensor: a vector, or a scalar when `scalar` is set.
+    Dims = "dims", Leaf, 0..=0, 1, { values: Shape, scalar: bool = false };
+    /// `start, start + step, ...` up to but without `limit`, as i64.
+    Range = "range", Leaf, 0..=0, 1, { start: Dim, limit: Dim, step: i64 = 1 };
+
+    /// -x.
+    Neg = "neg", Unary, 1..=1, 1, {};
+    /// |x|.
+    Abs = "abs", Unary, 1..=1, 1, {};
+    /// Square root.
+    Sqrt = "sqrt", Unary, 1..=1, 1, {};
+    /// 1 / x.
+    Reciprocal = "reciprocal", Unary, 1..=1, 1, {};
+    /// e^x.
+    Exp = "exp", Unary, 1..=1, 1, {};
+    /// Natural logarithm.
+    Log = "log", Unary, 1..=1, 1, {};
+    /// 1 / (1 + e^-x).
+    Sigmoid = "sigmoid", Unary, 1..=1, 1, {};
+    /// Hyperbolic tangent.
+    Tanh = "tanh", Unary, 1..=1, 1, {};
+    /// Error function.
+    Erf = "erf", Unary, 1..=1, 1, {};
+    /// Cosine.
+    Cos = "cos", Unary, 1..=1, 1, {};
+    /// Sine.
+    Sin = "sin", Unary, 1..=1, 1, {};
+    /// max(x, 0).
+    Relu = "relu", Unary, 1..=1, 1, {};
+    /// Largest integer not above x.
+    Floor = "floor", Unary, 1..=1, 1, {};
+    /// Smallest integer not below x.
+    Ceil = "ceil", Unary, 1..=1, 1, {};
+    /// Logical negation.
+    Not = "not", Unary, 1..=1, 1, {};
+    /// Whether x is not a number.
+    IsNan = "is_nan", Unary, 1..=1, 1, {};
+    /// x * sigmoid(x).
+    Silu = "silu", Unary, 1..=1, 1, {};
+    /// Gaussian error linear unit: with erf, or the tanh approximation.
+    Gelu = "gelu", Unary, 1..=1, 1, { tanh: bool = false };
+    /// Converts the element type.
+    Cast = "cast", Unary, 1..=1, 1, { to: DType };
+
+    /// a + b.
+    Add = "add", Commutative, 2..=2, 1, {};
+    /// a - b.
+    Sub = "sub", Binary, 2..=2, 1, {};
+    /// a * b.
+    Mul = "mul", Commutative, 2..=2, 1, {};
+    /// a / b; integers truncate towards zero.
+    Div = "div", Binary, 2..=2, 1, {};
+    /// a^b, in the type of a.
+    Pow = "pow", Binary, 2..=2, 1, {};
+    /// The larger element.
+    Max = "max", Commutative, 2..=2, 1, {};
+    /// The smaller element.
+    Min = "min", Commutative, 2..=2, 1, {};
+    /// Logical and.
+    And = "and", Commutative, 2..=2, 1, {};
+    /// Logical or.
+    Or = "or", Commutative, 2..=2, 1, {};
+    /// a == b.
+    Equal = "equal", Commutative, 2..=2, 1, {};
+    /// a < b.
+    Less = "less", Binary, 2..=2, 1, {};
+    /// a <= b.
+    LessEqual = "less_equal", Binary, 2..=2, 1, {};
+    /// a > b.
+    Greater = "greater", Binary, 2..=2, 1, {};
+    /// a >= b.
+    GreaterEqual = "greater_equal", Binary, 2..=2, 1, {};
+    /// (condition, a, b): a where the condition holds, else b, with broadcasting.
+    Where = "where", Compute, 3..=3, 1, {};
+
+    /// Sum over axes.
+    ReduceSum = "reduce_sum", Compute, 1..=1, 1, { axes: Vec<i64>, keepdims: bool = true };
+    /// Arithmetic mean over axes.
+    ReduceMean = "reduce_mean", Compute, 1..=1, 1, { axes: Vec<i64>, keepdims: bool = true };
+    /// Largest element over axes.
+    ReduceMax = "reduce_max", Compute, 1..=1, 1, { axes: Vec<i64>, keepdims: bool = true };
+    /// Soft-max along an axis; `safe` gives zeros where every element is -infinity.
+    Softmax = "softmax", Compute, 1..=1, 1, { axis: i64, safe: bool = false };
+    /// Matrix product over the last two axes, leading axes broadcast; `trans_b` reads b transposed.
+    Matmul = "matmul", Compute, 2..=2, 1, { trans_b: bool = false };
+    /// (x, weight): x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in f32.
+    RmsNorm = "rms_norm", Compute, 2..=2, 1, { eps: Real };
+    /// (x, weight, bias): (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in f32.
+    LayerNorm = "layer_norm", Compute, 3..=3, 1, { eps: Real };
+    /// (x, cos, sin): rotary embedding of the last axis; cos and sin have half its extent and broadcast.
+    Rotary = "rotary", Compute, 3..=3, 1, { interleaved: bool = false };
+    /// (q, k, v[, mask]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; `safe` gives zeros for rows with no score above -infinity.
+    Attention = "attention", Compute, 3..=4, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: bool = false };
+
+    /// The same elements under another shape.
+    Reshape = "reshape", Layout, 1..=1, 1, { shape: Shape };
+    /// Permutes the axes: result axis i is operand axis perm[i].
+    Transpose = "transpose", Layout, 1..=1, 1, { perm: Vec<i64> };
+    /// Broadcasts to a shape.
+    Expand = "expand", Layout, 1..=1, 1, { shape: Shape };
+    /// Joins along an axis.
+    Concat = "concat", Layout, 1..=usize::MAX, 1, { axis: i64 };
+    /// Elements start, start + step, ... below end along one axis.
+    Slice = "slice", Layout, 1..=1, 1, { axis: i64, start: Dim, end: Dim, step: i64 = 1 };
+    /// (data, indices): entries of data along an axis; negative indices count from the end.
+    Gather = "gather", Layout, 2..=2, 1, { axis: i64 };
+    /// (data, indices): the last axis of indices addresses data after `batch_dims` leading axes.
+    GatherNd = "gather_nd", Layout, 2..=2, 1, { batch_dims: i64 = 0 };
+
+    /// Part i * parts / size of x along dim, on rank i of the axis.
+    Shard = "shard", Collective, 1..=1, 1, { dim: i64, axis: MeshAxis, parts: i64 };
+    /// Joins the `parts` distinct parts that the ranks of the axis hold, along dim.
+    AllGather = "all_gather", Collective, 1..=1, 1, { dim: i64, axis: MeshAxis, parts: i64 };
+    /// Sum over the ranks of the axis.
+    AllReduce = "all_reduce", Collective, 1..=1, 1, { axis: MeshAxis };
+    /// x as seen by a pipeline stage.
+    Boundary = "boundary", Collective, 1..=1, 1, { stage: i64 };
+    /// (weight part, indices): rows of a vocabulary-split table; rows of other ranks are zero.
+    VocabGather = "vocab_gather", Compute, 2..=2, 1, { axis: MeshAxis };
+
+    /// (x, r, weight) to (rms_norm(x + r), x + r).
+    AddRmsNorm = "add_rms_norm", Fused, 3..=3, 2, { eps: Real };
+    /// (x, r, weight, bias) to (layer_norm(x + r), x + r).
+    AddLayerNorm = "add_layer_norm", Fused, 4..=4, 2, { eps: Real };
+    /// (x, r, weight) to (rms_norm(s), s) with s = all_reduce(x) + r.
+    ArResidualRmsNorm = "ar_residual_rms_norm", Fused, 3..=3, 2, { axis: MeshAxis, eps: Real };
+    /// (x, r, weight, bias) to (layer_norm(s), s) with s = all_reduce(x) + r.
+    ArResidualLayerNorm = "ar_residual_layer_norm", Fused, 4..=4, 2, { axis: MeshAxis, eps: Real };
+    /// (gate, up): silu(gate) * up.
+    SiluMul = "silu_mul", Fused, 2..=2, 1, {};
+    /// (gate, up): gelu(gate) * up.
+    GeluMul = "gelu_mul", Fused, 2..=2, 1, { tanh: bool = false };
+    /// One result of a tuple.
+    Get = "get", Layout, 1..=1, 1, { index: i64 };
+
+    /// A named result; `state` marks a cache that the caller feeds back.
+    Output = "output", Root, 1..=1, 1, { name: String, state: bool = false };
+    /// A named result whose parts along dim stay on the ranks of the axis.
+    OutputSharded = "output_sharded", Root, 1..=1, 1, { name: String, dim: i64, axis: MeshAxis, parts: i64 };
+    /// Sends to the rank of the same column in another stage.
+    Send = "send", Collective, 1..=1, 0, { stage: i64, tag: i64 };
+    /// Receives from the rank of the same column in another stage.
+    Recv = "recv", Collective, 0..=0, 1, { stage: i64, tag: i64 };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_rows_match_variants() {
+        for (i, row) in table().iter().enumerate() {
+            assert_eq!(table().iter().position(|r| r.name == row.name), Some(i));
+            assert!(!row.doc.is_empty());
+        }
+        assert_eq!(Op::Matmul { trans_b: true }.info().name, "matmul");
+    }
+
+    #[test]
+    fn json_reads_back() {
+        let ops = [
+            Op::Matmul { trans_b: true },
+            Op::Reshape { shape: vec![Dim::sym("batch"), Dim::from(4)] },
+            Op::Const { value: Literal::scalar(DType::F32, 1e-20) },
+            Op::RmsNorm { eps: Real(1e-6) },
+            Op::Attention { scale: Real(0.25), causal: true, softcap: Real(0.0), safe: false },
+            Op::Shard { dim: 1, axis: MeshAxis::Tp, parts: 2 },
+            Op::Slice { axis: 0, start: Dim::from(0), end: Dim::parse("seq + 1").unwrap(), step: 1 },
+        ];
+        for op in ops {
+            let json = serde_json::to_string(&op).unwrap();
+            assert_eq!(serde_json::from_str::<Op>(&json).unwrap(), op, "{json}");
+        }
+        assert!(serde_json::from_str::<Op>(r#"{"name":"matmul","attrs":{"x":1}}"#).is_err());
+        assert!(serde_json::from_str::<Op>(r#"{"name":"rms_norm"}"#).is_err());
+    }
+}

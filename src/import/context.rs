@@ -1,0 +1,339 @@
+//! The state of an import, and the values that nodes exchange.
+
+use std::collections::HashMap;
+
+use super::proto::{NodeProto, TensorProto};
+use super::weights::{Store, Weight, Weights};
+use super::{ImportError, ops};
+use crate::ir::{DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
+
+/// Integer tensors up to this many elements are tracked symbolically: shapes, axes, slice bounds.
+const MAX_SYMBOLIC: usize = 256;
+
+/// Why one node cannot be imported.
+#[derive(Debug)]
+pub(super) struct OpError {
+    pub(super) message: String,
+    /// Two extents that would have to be equal.
+    pub(super) conflict: Option<(Dim, Dim)>,
+}
+
+impl From<String> for OpError {
+    fn from(message: String) -> Self {
+        OpError { message, conflict: None }
+    }
+}
+
+impl From<&str> for OpError {
+    fn from(message: &str) -> Self {
+        OpError::from(message.to_owned())
+    }
+}
+
+impl From<InferError> for OpError {
+    fn from(e: InferError) -> Self {
+        OpError { message: e.message, conflict: e.conflict }
+    }
+}
+
+pub(super) type Result<T> = std::result::Result<T, OpError>;
+
+/// A value during import.
+#[derive(Clone, Debug)]
+pub(super) enum Val {
+    /// Computed by the graph.
+    Node(NodeId),
+    /// An integer vector or scalar whose elements are known expressions; it has no node until one needs it.
+    Sym(SymTensor),
+}
+
+/// An integer (or boolean, as 0 and 1) tensor of rank 0 or 1 with known elements.
+#[derive(Clone, Debug)]
+pub(super) struct SymTensor {
+    pub(super) dtype: DType,
+    pub(super) values: Shape,
+    pub(super) scalar: bool,
+}
+
+impl SymTensor {
+    pub(super) fn ints(&self) -> Option<Vec<i64>> {
+        self.values.iter().map(Dim::as_const).collect()
+    }
+}
+
+/// The state of an import.
+pub(super) struct Context<'a> {
+    pub(super) graph: Graph,
+    pub(super) opset: i64,
+    vals: HashMap<String, Val>,
+    initializers: HashMap<&'a str, &'a TensorProto>,
+    store: Store,
+    weights: Weights,
+    /// Nodes made for symbolic values and constants.
+    materialised: HashMap<String, NodeId>,
+    /// Name of the node at hand, for the nodes made on its behalf.
+    origin: String,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(name: &str, opset: i64, initializers: HashMap<&'a str, &'a TensorProto>, store: Store) -> Self {
+        Context {
+            graph: Graph::new(name),
+            opset,
+            vals: HashMap::new(),
+            initializers,
+            store,
+            weights: Weights::default(),
+            materialised: HashMap::new(),
+            origin: String::new(),
+        }
+    }
+
+    pub(super) fn is_initializer(&self, name: &str) -> bool {
+        self.initializers.contains_key(name)
+    }
+
+    pub(super) fn define(&mut self, name: &str, val: Val) -> std::result::Result<(), ImportError> {
+        if self.vals.insert(name.to_owned(), val).is_some() || self.is_initializer(name) {
+            return Err(ImportError::Structure(format!("value `{name}` is defined twice")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn import_node(&mut self, node: &NodeProto) -> Result<()> {
+        super::node_name(node).clone_into(&mut self.origin);
+        let results = ops::import(self, node)?;
+        let used = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |i| i + 1);
+        if used > results.len() {
+            return Err(OpError::from(format!("output {} `{}` is not supported", used - 1, node.output[used - 1])));
+        }
+        for (name, val) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
+            self.define(name, val).map_err(|e| OpError::from(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The operand at a position; `None` where it is absent.
+    pub(super) fn input(&mut self, node: &NodeProto, i: usize) -> Result<Option<Val>> {
+        match node.input.get(i).map(String::as_str) {
+            None | Some("") => Ok(None),
+            Some(name) => self.value(name).map(Some),
+        }
+    }
+
+    fn value(&mut self, name: &str) -> Result<Val> {
+        if let Some(v) = self.vals.get(name) {
+            return Ok(v.clone());
+        }
+        let Some(&t) = self.initializers.get(name) else {
+            return Err(OpError::from(format!("value `{name}` is neither an input, an initializer nor a result")));
+        };
+        let val = self.constant(name, t)?;
+        self.vals.insert(name.to_owned(), val.clone());
+        Ok(val)
+    }
+
+    /// A constant tensor: small integers symbolically, other scalars as literals, the rest as weights.
+    pub(super) fn constant(&mut self, name: &str, t: &TensorProto) -> Result<Val> {
+        let w = self.store.load(t).map_err(|e| OpError::from(e.to_string()))?;
+        let n: usize = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).product();
+        let shape: Vec<usize> = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
+        let literal = |w: &Weight| Literal { dtype: w.ty.dtype, shape: shape.clone(), data: w.bytes.to_vec() };
+        if !w.ty.dtype.is_float() && shape.len() <= 1 && n <= MAX_SYMBOLIC {
+            let values = literal(&w).to_i64().unwrap_or_default();
+            let values = values.into_iter().map(Dim::from).collect();
+            return Ok(Val::Sym(SymTensor { dtype: w.ty.dtype, values, scalar: shape.is_empty() }));
+        }
+        if n == 1 {
+            let value = literal(&w);
+            return Ok(Val::Node(self.leaf(name, Op::Const { value }, vec![w.ty.clone()])));
+        }
+        let id = self.graph.weight(name, w.ty.clone());
+        self.weights.0.insert(name.to_owned(), w);
+        Ok(Val::Node(id))
+    }
+
+    fn leaf(&mut self, name: &str, op: Op, types: Vec<TensorType>) -> NodeId {
+        self.graph.push(crate::ir::Node {
+            op,
+            inputs: vec![],
+            types,
+            name: name.to_owned(),
+            origin: vec![],
+            rules: vec![],
+            stage: None,
+        })
+    }
+
+    /// The operand at a position as a node, which must be present.
+    pub(super) fn operand(&mut self, node: &NodeProto, i: usize) -> Result<NodeId> {
+        match self.input(node, i)? {
+            Some(v) => self.materialise(&v, node.input.get(i).map_or("", String::as_str)),
+            None => Err(OpError::from(format!("operand {i} is missing"))),
+        }
+    }
+
+    /// The operand at a position as a node, where it is present.
+    pub(super) fn optional(&mut self, node: &NodeProto, i: usize) -> Result<Option<NodeId>> {
+        match self.input(node, i)? {
+            Some(v) => self.materialise(&v, node.input.get(i).map_or("", String::as_str)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The operand at a position as known integers, where it is present.
+    pub(super) fn symbolic(&mut self, node: &NodeProto, i: usize) -> Result<Option<SymTensor>> {
+        match self.input(node, i)? {
+            None => Ok(None),
+            Some(Val::Sym(s)) => Ok(Some(s)),
+            Some(Val::Node(_)) => Err(OpError::from(format!(
+                "operand {i} `{}` must be computable from shapes and constants, but depends on data",
+                node.input[i]
+            ))),
+        }
+    }
+
+    /// The operand at a position as constant integers, where it is present.
+    pub(super) fn const_ints(&mut self, node: &NodeProto, i: usize) -> Result<Option<Vec<i64>>> {
+        match self.symbolic(node, i)? {
+            None => Ok(None),
+            Some(s) => s.ints().map(Some).ok_or_else(|| OpError::from(format!("operand {i} is not constant"))),
+        }
+    }
+
+    /// A node for a value.
+    pub(super) fn materialise(&mut self, val: &Val, name: &str) -> Result<NodeId> {
+        let sym = match val {
+            Val::Node(id) => return Ok(*id),
+            Val::Sym(s) => s,
+        };
+        let key = format!("{sym:?}");
+        if let Some(&id) = self.materialised.get(&key) {
+            return Ok(id);
+        }
+        let op = match sym.ints() {
+            Some(ints) => {
+                let shape = if sym.scalar { vec![] } else { vec![ints.len()] };
+                Op::Const { value: Literal::ints(sym.dtype, shape, &ints) }
+            }
+            None if sym.dtype == DType::I64 => Op::Dims { values: sym.values.clone(), scalar: sym.scalar },
+            None => return Err(OpError::from("symbolic extents are needed in a type other than int64")),
+        };
+        let types = crate::ir::infer(&op, &[])?;
+        let id = self.leaf(name, op, types);
+        self.materialised.insert(key, id);
+        Ok(id)
+    }
+
+    /// Adds a node on behalf of the ONNX node at hand. The last one added carries the result's name.
+    pub(super) fn add(&mut self, op: Op, inputs: &[NodeId]) -> Result<NodeId> {
+        let id = self.graph.add("", op, inputs)?;
+        self.graph.node_mut(id).origin = vec![self.origin.clone()];
+        Ok(id)
+    }
+
+    /// A scalar constant.
+    pub(super) fn scalar(&mut self, dtype: DType, value: f64) -> NodeId {
+        let value = Literal::scalar(dtype, value);
+        let ty = value.tensor_type();
+        let key = format!("literal {value}");
+        if let Some(&id) = self.materialised.get(&key) {
+            return id;
+        }
+        let id = self.leaf("", Op::Const { value }, vec![ty]);
+        self.materialised.insert(key, id);
+        id
+    }
+
+    pub(super) fn ty(&self, id: NodeId) -> &TensorType {
+        self.graph.node(id).ty()
+    }
+
+    pub(super) fn shape(&self, id: NodeId) -> Shape {
+        self.ty(id).shape.clone()
+    }
+
+    /// A reshape, or the operand itself where the shape is the same.
+    pub(super) fn reshape(&mut self, x: NodeId, shape: Shape) -> Result<NodeId> {
+        if self.ty(x).shape == shape { Ok(x) } else { self.add(Op::Reshape { shape }, &[x]) }
+    }
+
+    /// A transposition, or the operand itself where nothing moves.
+    pub(super) fn transpose(&mut self, x: NodeId, perm: Vec<i64>) -> Result<NodeId> {
+        let identity = perm.iter().enumerate().all(|(i, &p)| i as i64 == p);
+        if identity { Ok(x) } else { self.add(Op::Transpose { perm }, &[x]) }
+    }
+
+    pub(super) fn node_of(&mut self, name: &str) -> Result<NodeId> {
+        let v = self.value(name)?;
+        self.materialise(&v, name)
+    }
+
+    pub(super) fn describe_inputs(&mut self, node: &NodeProto) -> String {
+        let text = |cx: &mut Self, name: &str| match name {
+            "" => "-".to_owned(),
+            name => match cx.value(name) {
+                Ok(Val::Node(id)) => format!("{name}: {}", cx.ty(id)),
+                Ok(Val::Sym(s)) => format!("{name} = {:?}", s.values),
+                Err(_) => format!("{name}: undefined"),
+            },
+        };
+        node.input.iter().map(|n| text(self, n)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Names the nodes after the values of the model, drops what is unused, and returns the result.
+    pub(super) fn finish(mut self) -> (Graph, Weights) {
+        let mut names: Vec<(&String, NodeId)> = self
+            .vals
+            .iter()
+            .filter_map(|(name, v)| match v {
+                Val::Node(id) => Some((name, *id)),
+                Val::Sym(_) => None,
+            })
+            .collect();
+        // Several names may stand for one value; the alphabetically first one of the shortest is kept.
+        names.sort_by_key(|(name, _)| (name.len(), name.as_str()));
+        let mut taken = std::collections::BTreeSet::new();
+        let mut named = vec![false; self.graph.len()];
+        for id in self.graph.ids() {
+            if matches!(self.graph.node(id).op, Op::Input { .. } | Op::Weight { .. }) {
+                taken.insert(self.graph.node(id).name.clone());
+                named[id.index()] = true;
+            }
+        }
+        for o in self.graph.outputs().to_vec() {
+            if !named[o.value.index()] && taken.insert(o.name.clone()) {
+                self.graph.node_mut(o.value).name = o.name;
+                named[o.value.index()] = true;
+            }
+        }
+        for (name, id) in names {
+            if !named[id.index()] && taken.insert(name.clone()) {
+                self.graph.node_mut(id).name.clone_from(name);
+                named[id.index()] = true;
+            }
+        }
+        for id in self.graph.ids().filter(|id| !named[id.index()]).collect::<Vec<_>>() {
+            let node = self.graph.node(id);
+            let base = match (&node.name[..], node.origin.first()) {
+                ("", Some(o)) => format!("{o}.{}", node.op.name()),
+                ("", None) => node.op.name().to_owned(),
+                (name, _) => name.to_owned(),
+            };
+            let name = (0..).map(|i| if i == 0 { base.clone() } else { format!("{base}.{i}") }).find(|n| !taken.contains(n));
+            let name = name.unwrap_or(base);
+            taken.insert(name.clone());
+            self.graph.node_mut(id).name = name;
+        }
+        let graph = self.graph.without_dead_nodes();
+        let used: std::collections::BTreeSet<&str> = graph
+            .nodes()
+            .filter_map(|(_, n)| match &n.op {
+                Op::Weight { name, .. } => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        self.weights.0.retain(|name, _| used.contains(name.as_str()));
+        (graph, self.weights)
+    }
+}

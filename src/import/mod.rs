@@ -1,0 +1,284 @@
+//! Import: an ONNX file becomes a typed graph with symbolic shapes, and weights that stay in the file.
+//!
+//! Integer arithmetic on shapes is evaluated symbolically, so the `Shape`, `Gather`, `Concat` chains of
+//! exporters vanish into attributes of `Reshape`, `Expand` and `Slice`. Nothing is fused here.
+
+mod attrs;
+mod context;
+mod error;
+mod ops;
+pub mod proto;
+mod weights;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use prost::Message as _;
+
+use self::context::{Context, Val};
+pub use self::error::ImportError;
+use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use self::weights::Store;
+pub use self::weights::{Weight, Weights};
+use crate::ir::{DType, Dim, Graph, TensorType};
+
+/// Oldest opset of the default domain that is read.
+pub const MIN_OPSET: i64 = 11;
+/// Newest opset of the default domain that is read.
+pub const MAX_OPSET: i64 = 25;
+
+/// A model in memory. The weights refer to the mapped files.
+#[derive(Debug)]
+pub struct Imported {
+    /// The program.
+    pub graph: Graph,
+    /// The weights that it uses.
+    pub weights: Weights,
+    /// Opset of the default domain.
+    pub opset: i64,
+    /// Number of ONNX nodes.
+    pub n_nodes: usize,
+}
+
+/// A decoded model file.
+pub struct Model {
+    path: std::path::PathBuf,
+    proto: ModelProto,
+}
+
+/// Reads and decodes a model file; the tensor data stays in the mapped file.
+pub fn open(path: &Path) -> Result<Model, ImportError> {
+    let bytes = weights::map_file(path).map_err(|cause| ImportError::Read { path: path.to_owned(), cause })?;
+    let decode = |cause: String| ImportError::Decode { path: path.to_owned(), cause };
+    let proto = ModelProto::decode(bytes).map_err(|e| decode(e.to_string()))?;
+    if proto.graph.is_none() {
+        return Err(decode("it contains no graph".into()));
+    }
+    Ok(Model { path: path.to_owned(), proto })
+}
+
+impl Model {
+    fn nodes(&self) -> &[NodeProto] {
+        self.proto.graph.as_ref().map_or(&[], |g| &g.node)
+    }
+
+    fn opset(&self) -> Option<i64> {
+        self.proto.opset_import.iter().find(|o| matches!(o.domain(), "" | "ai.onnx")).map(|o| o.version())
+    }
+
+    /// The graph as ONNX nodes, one a line, for models that cannot be imported.
+    pub fn listing(&self) -> String {
+        let mut out = String::new();
+        for n in self.nodes() {
+            let attrs: Vec<&str> = n.attribute.iter().map(|a| a.name()).collect();
+            let attrs = if attrs.is_empty() { String::new() } else { format!(" {{{}}}", attrs.join(", ")) };
+            let _ = writeln!(out, "{} = {}({}){attrs}", n.output.join(", "), qualified(n), n.input.join(", "));
+        }
+        out
+    }
+
+    /// Turns the model into a graph.
+    pub fn import(&self) -> Result<Imported, ImportError> {
+        let found = self.opset().unwrap_or(0);
+        if !(MIN_OPSET..=MAX_OPSET).contains(&found) {
+            return Err(ImportError::Opset { path: self.path.clone(), found, min: MIN_OPSET, max: MAX_OPSET });
+        }
+        let unknown: Vec<_> = self
+            .nodes()
+            .iter()
+            .filter(|n| !ops::supported(n))
+            .map(|n| (qualified(n), node_name(n).to_owned()))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(ImportError::Unknown { nodes: unknown, total: self.nodes().len() });
+        }
+        let order = topological_order(self.nodes())?;
+        // Two symbols may turn out to be equal (or one to be an expression of others) only while shapes
+        // are inferred; then the import starts over with that knowledge.
+        let mut substitution = BTreeMap::new();
+        loop {
+            match self.attempt(&order, &substitution)? {
+                Attempt::Done(imported) => return Ok(imported),
+                Attempt::Learned(symbol, dim) => {
+                    let one = BTreeMap::from([(symbol.clone(), dim.clone())]);
+                    for d in substitution.values_mut() {
+                        *d = Dim::substitute(d, &one);
+                    }
+                    substitution.insert(symbol, dim);
+                }
+            }
+        }
+    }
+
+    fn attempt(&self, order: &[usize], known: &BTreeMap<String, Dim>) -> Result<Attempt, ImportError> {
+        let graph = self.proto.graph.as_ref().ok_or_else(|| ImportError::Structure("no graph".into()))?;
+        let name = match graph.name() {
+            "" => self.path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned()),
+            n => n.to_owned(),
+        };
+        let initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        if initializers.len() != graph.initializer.len() {
+            return Err(ImportError::Structure("two initializers have the same name".into()));
+        }
+        let mut cx = Context::new(&name, self.opset().unwrap_or(0), initializers, Store::new(&self.path));
+        for input in &graph.input {
+            if cx.is_initializer(input.name()) {
+                continue;
+            }
+            let ty = input_type(input, known)?;
+            let id = cx.graph.input(input.name(), ty);
+            cx.define(input.name(), Val::Node(id))?;
+        }
+        for &i in order {
+            let node = &graph.node[i];
+            match cx.import_node(node) {
+                Ok(()) => {}
+                Err(e) => {
+                    if let Some(learned) = e.conflict.as_ref().and_then(|(a, b)| learn(a, b)) {
+                        return Ok(Attempt::Learned(learned.0, learned.1));
+                    }
+                    return Err(ImportError::Node {
+                        index: i,
+                        name: node_name(node).to_owned(),
+                        op: qualified(node),
+                        message: e.message,
+                        inputs: cx.describe_inputs(node),
+                    });
+                }
+            }
+        }
+        for o in &graph.output {
+            let value = cx.node_of(o.name()).map_err(|e| ImportError::Structure(format!("output `{}`: {}", o.name(), e.message)))?;
+            check_declared(o, cx.graph.node(value).ty())?;
+            cx.graph.output(o.name(), value);
+        }
+        if graph.output.is_empty() {
+            return Err(ImportError::Structure("the graph has no output".into()));
+        }
+        let (graph, weights) = cx.finish();
+        let opset = self.opset().unwrap_or(0);
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len() }))
+    }
+}
+
+enum Attempt {
+    Done(Imported),
+    /// A symbol is equal to an expression.
+    Learned(String, Dim),
+}
+
+/// What an equality of two extents says about a symbol.
+fn learn(a: &Dim, b: &Dim) -> Option<(String, Dim)> {
+    [(b, a), (a, b)].into_iter().find_map(|(x, y)| {
+        let name = x.as_sym()?;
+        let mut inside = BTreeSet::new();
+        y.collect_symbols(&mut inside);
+        (!inside.contains(name)).then(|| (name.to_owned(), y.clone()))
+    })
+}
+
+fn qualified(n: &NodeProto) -> String {
+    match n.domain() {
+        "" | "ai.onnx" => n.op_type().to_owned(),
+        d => format!("{d}::{}", n.op_type()),
+    }
+}
+
+fn node_name(n: &NodeProto) -> &str {
+    match n.name() {
+        "" => n.output.first().map_or("", String::as_str),
+        name => name,
+    }
+}
+
+/// The nodes in an order in which each value is produced before it is used.
+fn topological_order(nodes: &[NodeProto]) -> Result<Vec<usize>, ImportError> {
+    let mut producer: HashMap<&str, usize> = HashMap::new();
+    for (i, n) in nodes.iter().enumerate() {
+        for o in n.output.iter().filter(|o| !o.is_empty()) {
+            if let Some(first) = producer.insert(o, i) {
+                return Err(ImportError::Structure(format!(
+                    "value `{o}` is produced by node {first} `{}` and by node {i} `{}`",
+                    node_name(&nodes[first]),
+                    node_name(n)
+                )));
+            }
+        }
+    }
+    let mut sorted = true;
+    let mut graph: DiGraph<(), ()> = DiGraph::with_capacity(nodes.len(), nodes.len() * 2);
+    for _ in nodes {
+        graph.add_node(());
+    }
+    for (i, n) in nodes.iter().enumerate() {
+        for p in n.input.iter().filter_map(|name| producer.get(name.as_str())) {
+            sorted &= *p < i;
+            graph.add_edge(NodeIndex::new(*p), NodeIndex::new(i), ());
+        }
+    }
+    if sorted {
+        // The file's own order keeps the plan in the order in which the exporter wrote the layers.
+        return Ok((0..nodes.len()).collect());
+    }
+    petgraph::algo::toposort(&graph, None).map(|order| order.iter().map(|n| n.index()).collect()).map_err(|_| {
+        let cycle = petgraph::algo::tarjan_scc(&graph)
+            .into_iter()
+            .find(|c| c.len() > 1 || graph.find_edge(c[0], c[0]).is_some())
+            .unwrap_or_default();
+        let mut members: Vec<usize> = cycle.iter().map(|n| n.index()).collect();
+        members.sort_unstable();
+        let names: Vec<String> = members.iter().take(8).map(|&i| format!("`{}`", node_name(&nodes[i]))).collect();
+        let more = if members.len() > 8 { format!(" and {} more", members.len() - 8) } else { String::new() };
+        ImportError::Structure(format!("nodes form a cycle: {}{more}", names.join(", ")))
+    })
+}
+
+fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<TensorType, ImportError> {
+    use proto::tensor_shape_proto::dimension::Value as D;
+    let bad = |m: &str| ImportError::Structure(format!("input `{}` {m}", v.name()));
+    let t = tensor_type(v).ok_or_else(|| bad("is not a tensor"))?;
+    let code = t.elem_type();
+    let dtype = weights::dtype(code)
+        .ok_or_else(|| bad(&format!("has element type {}, which is not supported", weights::dtype_name(code))))?;
+    let shape = t.shape.as_ref().ok_or_else(|| bad("has no rank; export it with a shape, symbolic where it varies"))?;
+    let dims = shape.dim.iter().enumerate().map(|(i, d)| match &d.value {
+        Some(D::DimValue(n)) if *n >= 0 => Ok(Dim::from(*n)),
+        Some(D::DimValue(n)) => Err(bad(&format!("has extent {n}"))),
+        Some(D::DimParam(p)) if !p.trim().is_empty() => Dim::parse(p).map_err(|e| bad(&format!("has an unreadable extent: {e}"))),
+        // An extent without a name is one of its own.
+        _ => Ok(Dim::sym(&format!("{}_{i}", v.name().replace(|c: char| !c.is_alphanumeric(), "_")))),
+    });
+    let shape: Vec<Dim> = dims.collect::<Result<_, _>>()?;
+    Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })
+}
+
+fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
+    match v.r#type.as_ref()?.value.as_ref()? {
+        proto::type_proto::Value::TensorType(t) => Some(t),
+        _ => None,
+    }
+}
+
+/// The declared type of an output must not contradict the inferred one.
+fn check_declared(v: &ValueInfoProto, inferred: &TensorType) -> Result<(), ImportError> {
+    use proto::tensor_shape_proto::dimension::Value as D;
+    let Some(t) = tensor_type(v) else { return Ok(()) };
+    let declared: Option<DType> = weights::dtype(t.elem_type());
+    let wrong = declared.is_some_and(|d| d != inferred.dtype)
+        || t.shape.as_ref().is_some_and(|s| {
+            s.dim.len() != inferred.rank()
+                || s.dim.iter().zip(&inferred.shape).any(|(d, i)| match (&d.value, i.as_const()) {
+                    (Some(D::DimValue(n)), Some(m)) => *n != m,
+                    _ => false,
+                })
+        });
+    if !wrong {
+        return Ok(());
+    }
+    Err(ImportError::Structure(format!(
+        "output `{}` is declared with another type than the graph gives it, {inferred}",
+        v.name()
+    )))
+}

@@ -1,0 +1,137 @@
+//! Weight data: slices of memory-mapped files, never copied at load.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+use sinter_runtime::map::MappedFile;
+
+use super::error::ImportError;
+use super::proto::{TensorProto, tensor_proto};
+use crate::ir::{DType, Dim, TensorType};
+
+/// The data of one initializer, row-major and little-endian.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Element type and constant shape.
+    pub ty: TensorType,
+    /// The elements.
+    pub bytes: Bytes,
+}
+
+/// All weights of a model by name.
+#[derive(Clone, Debug, Default)]
+pub struct Weights(pub BTreeMap<String, Weight>);
+
+/// Finds tensor data: inline, or in files beside the model.
+pub(super) struct Store {
+    dir: PathBuf,
+    files: BTreeMap<PathBuf, Bytes>,
+}
+
+/// Maps a file; the bytes keep the map alive.
+pub(super) fn map_file(path: &Path) -> std::io::Result<Bytes> {
+    Ok(Bytes::from_owner(MappedFile::open(path)?))
+}
+
+/// The element type of an ONNX data type number.
+pub(super) fn dtype(code: i32) -> Option<DType> {
+    use tensor_proto::DataType as T;
+    Some(match T::try_from(code).ok()? {
+        T::Double => DType::F64,
+        T::Float => DType::F32,
+        T::Float16 => DType::F16,
+        T::Bfloat16 => DType::BF16,
+        T::Int64 => DType::I64,
+        T::Int32 => DType::I32,
+        T::Int8 => DType::I8,
+        T::Uint8 => DType::U8,
+        T::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// The ONNX name of a data type number, for messages.
+pub(super) fn dtype_name(code: i32) -> String {
+    tensor_proto::DataType::try_from(code).map_or_else(|_| format!("data type {code}"), |t| t.as_str_name().to_owned())
+}
+
+impl Store {
+    pub(super) fn new(model: &Path) -> Store {
+        Store { dir: model.parent().unwrap_or(Path::new("")).to_path_buf(), files: BTreeMap::new() }
+    }
+
+    /// The type and data of a tensor, checked against each other.
+    pub(super) fn load(&mut self, t: &TensorProto) -> Result<Weight, ImportError> {
+        let fail = |message: String| ImportError::Weight { tensor: t.name().to_owned(), message };
+        let dtype = dtype(t.data_type())
+            .ok_or_else(|| fail(format!("element type {} is not supported", dtype_name(t.data_type()))))?;
+        let mut elements = 1usize;
+        for &d in &t.dims {
+            let d = usize::try_from(d).map_err(|_| fail(format!("negative extent {d}")))?;
+            elements = elements.checked_mul(d).ok_or_else(|| fail("its shape overflows".into()))?;
+        }
+        let want = elements.checked_mul(dtype.size()).ok_or_else(|| fail("its shape overflows".into()))?;
+        let bytes = if t.data_location() == tensor_proto::DataLocation::External {
+            self.external(t, want).map_err(fail)?
+        } else if let Some(raw) = &t.raw_data {
+            raw.clone()
+        } else {
+            typed_fields(t, dtype).map_err(fail)?
+        };
+        if bytes.len() != want {
+            return Err(fail(format!("shape {:?} of {dtype} needs {want} bytes, but {} are given", t.dims, bytes.len())));
+        }
+        let shape = t.dims.iter().map(|&d| Dim::from(d)).collect();
+        Ok(Weight { ty: TensorType { dtype, shape }, bytes })
+    }
+
+    fn external(&mut self, t: &TensorProto, want: usize) -> Result<Bytes, String> {
+        let get = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
+        let number = |key: &str| match get(key) {
+            None => Ok(None),
+            Some(v) => v.parse::<usize>().map(Some).map_err(|_| format!("external `{key}` is `{v}`, not a number")),
+        };
+        let location = get("location").ok_or("external data without a location")?;
+        let relative = Path::new(location);
+        if location.is_empty() || relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(format!("external location `{location}` leaves the model's folder; refused"));
+        }
+        let path = self.dir.join(relative);
+        if !self.files.contains_key(&path) {
+            // Symbolic links could point outside of the folder as well.
+            let real = path.canonicalize().map_err(|e| format!("external data file {}: {e}", path.display()))?;
+            let dir = if self.dir.as_os_str().is_empty() { Path::new(".") } else { &self.dir };
+            if !dir.canonicalize().is_ok_and(|d| real.starts_with(d)) {
+                return Err(format!("external data file {} leads out of the model's folder; refused", path.display()));
+            }
+            let map = map_file(&path).map_err(|e| format!("external data file {}: {e}", path.display()))?;
+            self.files.insert(path.clone(), map);
+        }
+        let all = &self.files[&path];
+        let offset = number("offset")?.unwrap_or(0);
+        let length = number("length")?.unwrap_or(want);
+        match offset.checked_add(length) {
+            Some(end) if end <= all.len() => Ok(all.slice(offset..end)),
+            _ => Err(format!(
+                "external data file {} has {} bytes; {length} from {offset} reach past its end",
+                path.display(),
+                all.len()
+            )),
+        }
+    }
+}
+
+/// Data in the typed fields of the message, which exporters use for small tensors.
+fn typed_fields(t: &TensorProto, dtype: DType) -> Result<Bytes, String> {
+    let mut out = Vec::new();
+    match dtype {
+        DType::F32 => t.float_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::F64 => t.double_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::I64 => t.int64_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::I32 => t.int32_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::F16 | DType::BF16 => t.int32_data.iter().for_each(|v| out.extend((*v as u16).to_le_bytes())),
+        DType::I8 | DType::U8 | DType::Bool => t.int32_data.iter().for_each(|v| out.push(*v as u8)),
+    }
+    Ok(Bytes::from(out))
+}

@@ -1,0 +1,419 @@
+//! Type inference: element type and symbolic shape of every operator's results.
+
+use super::{DType, Dim, Op, Shape, TensorType};
+
+/// Why an operator cannot be applied to its operands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InferError {
+    /// What does not fit.
+    pub message: String,
+    /// Two extents that would have to be equal, where the symbols leave that open.
+    pub conflict: Option<(Dim, Dim)>,
+}
+
+impl From<String> for InferError {
+    fn from(message: String) -> Self {
+        InferError { message, conflict: None }
+    }
+}
+
+type Result<T> = std::result::Result<T, InferError>;
+
+fn fail<T>(message: impl Into<String>) -> Result<T> {
+    Err(InferError::from(message.into()))
+}
+
+/// The shape of two operands under NumPy broadcasting.
+pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
+    let rank = a.len().max(b.len());
+    let one = Dim::from(1);
+    let at = |s: &[Dim], i: usize| if i + s.len() >= rank { s[i + s.len() - rank].clone() } else { one.clone() };
+    (0..rank)
+        .map(|i| {
+            let (x, y) = (at(a, i), at(b, i));
+            if x == y || y == one {
+                Ok(x)
+            } else if x == one {
+                Ok(y)
+            } else {
+                let open = x.as_const().is_none() || y.as_const().is_none();
+                Err(InferError {
+                    message: format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"),
+                    conflict: open.then_some((x, y)),
+                })
+            }
+        })
+        .collect()
+}
+
+fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
+    if x == y {
+        return Ok(());
+    }
+    let open = x.as_const().is_none() || y.as_const().is_none();
+    let conflict = open.then(|| (x.clone(), y.clone()));
+    Err(InferError { message: format!("{what} differ: {x} and {y}"), conflict })
+}
+
+fn axis(of: i64, rank: usize) -> Result<usize> {
+    usize::try_from(of).ok().filter(|&a| a < rank).map_or_else(|| fail(format!("axis {of} is outside rank {rank}")), Ok)
+}
+
+fn elements(shape: &[Dim]) -> Dim {
+    shape.iter().fold(Dim::from(1), |n, d| &n * d)
+}
+
+/// The result types of `op` on operands of the given types; an operand that is a tuple has several.
+///
+/// Errors say which extents or element types do not fit; `conflict` is set where two symbolic extents
+/// would have to be equal, so that the importer can learn that they are.
+pub fn infer(op: &Op, inputs: &[&[TensorType]]) -> Result<Vec<TensorType>> {
+    let info = op.info();
+    if inputs.len() < info.min_inputs || inputs.len() > info.max_inputs {
+        return fail(format!("`{}` takes {} operands, not {}", info.name, arity_text(info), inputs.len()));
+    }
+    if let Op::Get { index } = op {
+        let Some(t) = usize::try_from(*index).ok().and_then(|i| inputs[0].get(i)) else {
+            return fail(format!("result {index} of a tuple of {}", inputs[0].len()));
+        };
+        return Ok(vec![t.clone()]);
+    }
+    if let Some(i) = inputs.iter().position(|t| t.len() != 1) {
+        return fail(format!("operand {i} of `{}` has {} results; read one with `get`", info.name, inputs[i].len()));
+    }
+    let x: Vec<&TensorType> = inputs.iter().map(|t| &t[0]).collect();
+    one_result(op, &x).map(|r| match r {
+        Inferred::One(t) => vec![t],
+        Inferred::Many(ts) => ts,
+    })
+}
+
+enum Inferred {
+    One(TensorType),
+    Many(Vec<TensorType>),
+}
+
+fn arity_text(info: &super::OpInfo) -> String {
+    match (info.min_inputs, info.max_inputs) {
+        (a, b) if a == b => a.to_string(),
+        (a, usize::MAX) => format!("at least {a}"),
+        (a, b) => format!("{a} to {b}"),
+    }
+}
+
+fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
+    let ty = |dtype: DType, shape: Shape| Ok(Inferred::One(TensorType { dtype, shape }));
+    match op {
+        Op::Input { dtype, shape, .. } | Op::Weight { dtype, shape, .. } => ty(*dtype, shape.clone()),
+        Op::Const { value } => Ok(Inferred::One(value.tensor_type())),
+        Op::Dims { values, scalar } => {
+            if *scalar && values.len() != 1 {
+                return fail("a scalar `dims` has exactly one value");
+            }
+            ty(DType::I64, if *scalar { vec![] } else { vec![Dim::from(values.len() as i64)] })
+        }
+        Op::Range { start, limit, step } => match step {
+            0 => fail("`range` with step 0"),
+            1 => ty(DType::I64, vec![limit - start]),
+            _ => match (start.as_const(), limit.as_const()) {
+                (Some(a), Some(b)) => {
+                    let n = (b - a + step - step.signum()) / step;
+                    ty(DType::I64, vec![Dim::from(n.max(0))])
+                }
+                _ => fail("`range` with a step other than 1 needs constant bounds"),
+            },
+        },
+
+        Op::Not {} => {
+            if x[0].dtype != DType::Bool {
+                return fail(format!("`not` takes bool, not {}", x[0].dtype));
+            }
+            ty(DType::Bool, x[0].shape.clone())
+        }
+        Op::IsNan {} => ty(DType::Bool, x[0].shape.clone()),
+        Op::Cast { to } => ty(*to, x[0].shape.clone()),
+        Op::Neg {} | Op::Abs {} | Op::Relu {} => {
+            if x[0].dtype == DType::Bool {
+                return fail(format!("`{}` does not take bool", op.name()));
+            }
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+        Op::Sqrt {}
+        | Op::Reciprocal {}
+        | Op::Exp {}
+        | Op::Log {}
+        | Op::Sigmoid {}
+        | Op::Tanh {}
+        | Op::Erf {}
+        | Op::Cos {}
+        | Op::Sin {}
+        | Op::Floor {}
+        | Op::Ceil {}
+        | Op::Silu {}
+        | Op::Gelu { .. } => {
+            float(op, x[0])?;
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+
+        Op::Add {} | Op::Sub {} | Op::Mul {} | Op::Div {} | Op::Max {} | Op::Min {} => {
+            same_dtype(op, x)?;
+            if x[0].dtype == DType::Bool {
+                return fail(format!("`{}` does not take bool", op.name()));
+            }
+            ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?)
+        }
+        Op::Pow {} => ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?),
+        Op::And {} | Op::Or {} => {
+            if x[0].dtype != DType::Bool || x[1].dtype != DType::Bool {
+                return fail(format!("`{}` takes bool, not {} and {}", op.name(), x[0].dtype, x[1].dtype));
+            }
+            ty(DType::Bool, broadcast(&x[0].shape, &x[1].shape)?)
+        }
+        Op::Equal {} | Op::Less {} | Op::LessEqual {} | Op::Greater {} | Op::GreaterEqual {} => {
+            same_dtype(op, x)?;
+            ty(DType::Bool, broadcast(&x[0].shape, &x[1].shape)?)
+        }
+        Op::SiluMul {} | Op::GeluMul { .. } => {
+            same_dtype(op, x)?;
+            float(op, x[0])?;
+            ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?)
+        }
+        Op::Where {} => {
+            if x[0].dtype != DType::Bool {
+                return fail(format!("the condition of `where` is {}, not bool", x[0].dtype));
+            }
+            same_dtype(op, &x[1..])?;
+            ty(x[1].dtype, broadcast(&x[0].shape, &broadcast(&x[1].shape, &x[2].shape)?)?)
+        }
+
+        Op::ReduceSum { axes, keepdims } | Op::ReduceMean { axes, keepdims } | Op::ReduceMax { axes, keepdims } => {
+            let rank = x[0].rank();
+            let mut cut = vec![false; rank];
+            for &a in axes {
+                if std::mem::replace(&mut cut[axis(a, rank)?], true) {
+                    return fail(format!("axis {a} is named twice"));
+                }
+            }
+            let shape = x[0].shape.iter().zip(&cut).filter_map(|(d, &c)| match (c, keepdims) {
+                (false, _) => Some(d.clone()),
+                (true, true) => Some(Dim::from(1)),
+                (true, false) => None,
+            });
+            ty(x[0].dtype, shape.collect())
+        }
+        Op::Softmax { axis: a, .. } => {
+            float(op, x[0])?;
+            axis(*a, x[0].rank())?;
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+        Op::Matmul { trans_b } => matmul(op, x, *trans_b).map(Inferred::One),
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } => {
+            norm_operands(op, x[0], &x[1..])?;
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+        Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. } | Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. } => {
+            if x[0] != x[1] {
+                return fail(format!("`{}` adds {} and {}", op.name(), x[0], x[1]));
+            }
+            norm_operands(op, x[0], &x[2..])?;
+            Ok(Inferred::Many(vec![x[0].clone(), x[0].clone()]))
+        }
+        Op::Rotary { .. } => {
+            float(op, x[0])?;
+            let (last, lead) = x[0].shape.split_last().ok_or_else(|| InferError::from("`rotary` of a scalar".to_owned()))?;
+            let half = last.div_exact(&Dim::from(2)).ok_or_else(|| InferError::from(format!("width {last} is odd")))?;
+            for t in &x[1..] {
+                same_dtype(op, &[x[0], t])?;
+                let mut want = lead.to_vec();
+                want.push(half.clone());
+                if broadcast(&want, &t.shape)? != want {
+                    return fail(format!("cos or sin {t} does not broadcast to {want:?}"));
+                }
+            }
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+        Op::Attention { .. } => attention(op, x).map(Inferred::One),
+
+        Op::Reshape { shape } => {
+            same("element counts", &elements(&x[0].shape), &elements(shape))?;
+            ty(x[0].dtype, shape.clone())
+        }
+        Op::Transpose { perm } => {
+            let mut seen = vec![false; x[0].rank()];
+            if perm.len() != x[0].rank() {
+                return fail(format!("permutation {perm:?} of rank {}", x[0].rank()));
+            }
+            for &p in perm {
+                if std::mem::replace(&mut seen[axis(p, x[0].rank())?], true) {
+                    return fail(format!("{perm:?} is no permutation"));
+                }
+            }
+            ty(x[0].dtype, perm.iter().map(|&p| x[0].shape[p as usize].clone()).collect())
+        }
+        Op::Expand { shape } => ty(x[0].dtype, broadcast(&x[0].shape, shape)?),
+        Op::Concat { axis: a } => {
+            same_dtype(op, x)?;
+            let a = axis(*a, x[0].rank())?;
+            let mut shape = x[0].shape.clone();
+            for t in &x[1..] {
+                if t.rank() != shape.len() {
+                    return fail(format!("`concat` of {} and {t}", x[0]));
+                }
+                for (i, d) in t.shape.iter().enumerate() {
+                    if i == a {
+                        shape[i] = &shape[i] + d;
+                    } else {
+                        same(&format!("extents of axis {i} in `concat`"), &shape[i], d)?;
+                    }
+                }
+            }
+            ty(x[0].dtype, shape)
+        }
+        Op::Slice { axis: a, start, end, step } => {
+            let a = axis(*a, x[0].rank())?;
+            let mut shape = x[0].shape.clone();
+            let span = end - start;
+            shape[a] = match (span.as_const(), step) {
+                (_, 1) => span,
+                (Some(n), s) if *s > 1 => Dim::from((n + s - 1) / s),
+                _ => return fail("`slice` needs step 1, or a positive step and constant bounds"),
+            };
+            if let (Some(s), Some(e), Some(n)) = (start.as_const(), end.as_const(), x[0].shape[a].as_const())
+                && (s < 0 || e < s || e > n)
+            {
+                return fail(format!("`slice` {s}..{e} of an axis of {n}"));
+            }
+            ty(x[0].dtype, shape)
+        }
+        Op::Gather { axis: a } => {
+            let a = axis(*a, x[0].rank())?;
+            index_type(op, x[1])?;
+            let mut shape = x[0].shape[..a].to_vec();
+            shape.extend(x[1].shape.iter().cloned());
+            shape.extend(x[0].shape[a + 1..].iter().cloned());
+            ty(x[0].dtype, shape)
+        }
+        Op::VocabGather { .. } => {
+            index_type(op, x[1])?;
+            if x[0].rank() != 2 {
+                return fail(format!("`vocab_gather` of {}", x[0]));
+            }
+            let mut shape = x[1].shape.clone();
+            shape.push(x[0].shape[1].clone());
+            ty(x[0].dtype, shape)
+        }
+        Op::GatherNd { batch_dims } => {
+            index_type(op, x[1])?;
+            let b = usize::try_from(*batch_dims).unwrap_or(usize::MAX);
+            let n = x[1].shape.last().and_then(Dim::as_const).and_then(|n| usize::try_from(n).ok());
+            let Some(n) = n.filter(|n| b < x[1].rank() && b + n <= x[0].rank()) else {
+                return fail(format!("`gather_nd` of {} by {} with {batch_dims} batch axes", x[0], x[1]));
+            };
+            let mut shape = x[1].shape[..x[1].rank() - 1].to_vec();
+            shape.extend(x[0].shape[b + n..].iter().cloned());
+            ty(x[0].dtype, shape)
+        }
+
+        Op::Shard { dim, parts, .. } => {
+            let d = axis(*dim, x[0].rank())?;
+            let mut shape = x[0].shape.clone();
+            let Some(part) = (*parts > 0).then(|| shape[d].div_exact(&Dim::from(*parts))).flatten() else {
+                return fail(format!("axis {d} of {} does not divide into {parts} parts", x[0]));
+            };
+            shape[d] = part;
+            ty(x[0].dtype, shape)
+        }
+        Op::AllGather { dim, parts, .. } => {
+            let d = axis(*dim, x[0].rank())?;
+            let mut shape = x[0].shape.clone();
+            shape[d] = &shape[d] * &Dim::from(*parts);
+            ty(x[0].dtype, shape)
+        }
+        Op::AllReduce { .. } | Op::Boundary { .. } | Op::Output { .. } => ty(x[0].dtype, x[0].shape.clone()),
+        Op::OutputSharded { dim, parts, .. } => {
+            let d = axis(*dim, x[0].rank())?;
+            let mut shape = x[0].shape.clone();
+            shape[d] = &shape[d] * &Dim::from(*parts);
+            ty(x[0].dtype, shape)
+        }
+        Op::Get { .. } | Op::Send { .. } | Op::Recv { .. } => fail(format!("`{}` has no place in a graph", op.name())),
+    }
+}
+
+fn float(op: &Op, t: &TensorType) -> Result<()> {
+    if t.dtype.is_float() { Ok(()) } else { fail(format!("`{}` takes floating-point numbers, not {}", op.name(), t.dtype)) }
+}
+
+fn index_type(op: &Op, t: &TensorType) -> Result<()> {
+    match t.dtype {
+        DType::I64 | DType::I32 => Ok(()),
+        d => fail(format!("the indices of `{}` are {d}, not i64 or i32", op.name())),
+    }
+}
+
+fn same_dtype(op: &Op, x: &[&TensorType]) -> Result<()> {
+    match x.iter().find(|t| t.dtype != x[0].dtype) {
+        Some(t) => fail(format!("`{}` of {} and {}", op.name(), x[0].dtype, t.dtype)),
+        None => Ok(()),
+    }
+}
+
+fn norm_operands(op: &Op, x: &TensorType, params: &[&TensorType]) -> Result<()> {
+    float(op, x)?;
+    let Some(width) = x.shape.last() else { return fail(format!("`{}` of a scalar", op.name())) };
+    for p in params {
+        float(op, p)?;
+        if p.rank() != 1 {
+            return fail(format!("a parameter of `{}` is {p}, not a vector", op.name()));
+        }
+        same("width and parameter", width, &p.shape[0])?;
+    }
+    Ok(())
+}
+
+fn matmul(op: &Op, x: &[&TensorType], trans_b: bool) -> Result<TensorType> {
+    float(op, x[0])?;
+    same_dtype(op, x)?;
+    let (a, b) = (&x[0].shape, &x[1].shape);
+    if a.is_empty() || b.len() < 2 {
+        return fail(format!("`matmul` of {} and {}", x[0], x[1]));
+    }
+    let (bk, bn) = if trans_b { (b.len() - 1, b.len() - 2) } else { (b.len() - 2, b.len() - 1) };
+    same("inner extents of `matmul`", &a[a.len() - 1], &b[bk])?;
+    let lead = if a.len() == 1 { &[][..] } else { &a[..a.len() - 2] };
+    let mut shape = broadcast(lead, &b[..b.len() - 2])?;
+    if a.len() > 1 {
+        shape.push(a[a.len() - 2].clone());
+    }
+    shape.push(b[bn].clone());
+    Ok(TensorType { dtype: x[0].dtype, shape })
+}
+
+fn attention(op: &Op, x: &[&TensorType]) -> Result<TensorType> {
+    float(op, x[0])?;
+    same_dtype(op, &x[..3])?;
+    let (q, k, v) = (&x[0].shape, &x[1].shape, &x[2].shape);
+    if q.len() != 4 || k.len() != 4 || v.len() != 4 {
+        return fail(format!("`attention` takes [batch, heads, tokens, width], not {}, {}, {}", x[0], x[1], x[2]));
+    }
+    same("batches of `attention`", &q[0], &k[0])?;
+    same("batches of `attention`", &q[0], &v[0])?;
+    same("key and value heads", &k[1], &v[1])?;
+    same("key and value tokens", &k[2], &v[2])?;
+    same("query and key widths", &q[3], &k[3])?;
+    if q[1].div_exact(&k[1]).is_none() {
+        return fail(format!("{} query heads are no multiple of {} key heads", q[1], k[1]));
+    }
+    if let Some(mask) = x.get(3) {
+        if mask.dtype != DType::Bool && !mask.dtype.is_float() {
+            return fail(format!("the mask of `attention` is {}", mask.dtype));
+        }
+        let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
+        if broadcast(&want, &mask.shape)? != want {
+            return fail(format!("the mask {mask} does not broadcast to {want:?}"));
+        }
+    }
+    let shape = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
+    Ok(TensorType { dtype: x[0].dtype, shape })
+}

@@ -1,0 +1,18 @@
+//! The intermediate representation: an SSA graph of typed operators with symbolic shapes.
+//!
+//! This layer knows no other one but the operator vocabulary of the runtime crate.
+
+mod graph;
+mod infer;
+mod text;
+mod verify;
+
+pub use graph::{Graph, Node, NodeId, Output};
+pub use infer::{InferError, broadcast, infer};
+pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};
+pub use sinter_runtime::dim::{Bindings, Dim, Shape};
+pub use sinter_runtime::dtype::{DType, Literal, TensorType};
+pub use sinter_runtime::op::{self, Class, Op, OpInfo};
+pub use sinter_runtime::plan::{Mapping, Part};
+pub use text::{TextError, parse, print};
+pub use verify::{VerifyError, verify};
