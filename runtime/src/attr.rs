@@ -117,10 +117,12 @@ pub trait AttrField: Sized {
     fn to_attr(&self) -> Attr;
     /// From the dynamic form; `None` when the kind differs.
     fn from_attr(a: &Attr) -> Option<Self>;
+    /// Some value of the type.
+    fn placeholder() -> Self;
 }
 
 macro_rules! attr_field {
-    ($($ty:ty => $kind:ident),* $(,)?) => {$(
+    ($($ty:ty => $kind:ident, $some:expr);* $(;)?) => {$(
         impl AttrField for $ty {
             const KIND: AttrKind = AttrKind::$kind;
             fn to_attr(&self) -> Attr {
@@ -132,21 +134,24 @@ macro_rules! attr_field {
                     _ => None,
                 }
             }
+            fn placeholder() -> Self {
+                $some
+            }
         }
     )*};
 }
 
 attr_field! {
-    i64 => Int,
-    Vec<i64> => Ints,
-    Real => Real,
-    bool => Bool,
-    DType => DType,
-    Dim => Dim,
-    Shape => Dims,
-    MeshAxis => Axis,
-    String => Str,
-    Literal => Lit,
+    i64 => Int, 0;
+    Vec<i64> => Ints, vec![];
+    Real => Real, Real(0.0);
+    bool => Bool, false;
+    DType => DType, DType::F32;
+    Dim => Dim, Dim::from(0);
+    Shape => Dims, vec![];
+    MeshAxis => Axis, MeshAxis::Tp;
+    String => Str, String::new();
+    Literal => Lit, Literal::ints(DType::I64, vec![0], &[]);
 }
 
 impl Attr {

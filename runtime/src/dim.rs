@@ -256,7 +256,8 @@ fn ordered(a: &Dim, b: &Dim) -> (Dim, Dim) {
 impl Atom {
     fn eval(&self, b: &Bindings) -> Result<i64, String> {
         let pair = |d: &(Dim, Dim)| Ok::<_, String>((d.0.eval(b)?, d.1.eval(b)?));
-        let nonzero = |(x, y): (i64, i64)| if y == 0 { Err("division by zero in a dimension".to_owned()) } else { Ok((x, y)) };
+        let nonzero =
+            |(x, y): (i64, i64)| if y == 0 { Err("division by zero in a dimension".to_owned()) } else { Ok((x, y)) };
         Ok(match self {
             Atom::Sym(s) => *b.get(&**s).ok_or_else(|| format!("symbol `{s}` has no value"))?,
             Atom::Floor(d) => {
@@ -319,7 +320,9 @@ impl fmt::Display for Dim {
             Repr::Sum(t) => t,
         };
         // The constant sorts first; printing it last reads as people write it.
-        for (i, (m, c)) in terms.iter().filter(|t| !t.0.is_empty()).chain(terms.iter().filter(|t| t.0.is_empty())).enumerate() {
+        for (i, (m, c)) in
+            terms.iter().filter(|t| !t.0.is_empty()).chain(terms.iter().filter(|t| t.0.is_empty())).enumerate()
+        {
             let sign = if *c < 0 { "-" } else { "+" };
             match (i, sign) {
                 (0, "-") => f.write_str("-")?,
@@ -502,7 +505,15 @@ mod tests {
 
     #[test]
     fn display_reads_back() {
-        for s in ["0", "-3", "batch*seq", "-a + 2*b*b + 7", "floor(seq + 1, 8)", "min(128, seq)*2", "mod(8 - mod(seq, 8), 8)"] {
+        for s in [
+            "0",
+            "-3",
+            "batch*seq",
+            "-a + 2*b*b + 7",
+            "floor(seq + 1, 8)",
+            "min(128, seq)*2",
+            "mod(8 - mod(seq, 8), 8)",
+        ] {
             assert_eq!(Dim::parse(&d(s).to_string()).unwrap(), d(s), "{s}");
         }
     }

@@ -5,8 +5,14 @@
 #![warn(missing_docs)]
 
 pub mod attr;
+pub mod comm;
+pub mod compare;
+pub mod cpu;
 pub mod dim;
 pub mod dtype;
+pub mod executor;
+pub mod io;
 pub mod map;
 pub mod op;
 pub mod plan;
+pub mod tensor;

@@ -72,6 +72,13 @@ pub fn info(name: &str) -> Option<&'static OpInfo> {
     table().iter().find(|o| o.name == name)
 }
 
+impl Op {
+    /// Whether the first two operands may be exchanged.
+    pub fn commutes(&self) -> bool {
+        self.info().class == Class::Commutative || matches!(self, Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. })
+    }
+}
+
 impl fmt::Display for Op {
     /// `name {attr = value, ...}`, attributes that have their default value left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,6 +186,11 @@ macro_rules! ops {
                 enum Row { $($variant),* }
                 match self { $(Op::$variant { .. } => Row::$variant as usize,)* }
             }
+        }
+
+        /// One instance of every operator, with attributes of no meaning.
+        pub fn instances() -> Vec<Op> {
+            vec![$(Op::$variant { $($field: <$ty as AttrField>::placeholder()),* }),*]
         }
 
         /// Every operator.
@@ -308,7 +320,7 @@ ops! {
 
     /// The same elements under another shape.
     Reshape = "reshape", Layout, 1..=1, 1, { shape: Shape };
-    /// Permutes the axes: result axis i is operand axis perm[i].
+    /// Permutes the axes: result axis i is operand axis `perm[i]`.
     Transpose = "transpose", Layout, 1..=1, 1, { perm: Vec<i64> };
     /// Broadcasts to a shape.
     Expand = "expand", Layout, 1..=1, 1, { shape: Shape };

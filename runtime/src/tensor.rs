@@ -88,9 +88,7 @@ impl Tensor {
         let expected = byte_len(dtype, shape);
         if expected != Some(bytes.len()) {
             return Err(match expected {
-                Some(expected) => {
-                    TensorError::Length { dtype, shape: shape.to_vec(), expected, got: bytes.len() }
-                }
+                Some(expected) => TensorError::Length { dtype, shape: shape.to_vec(), expected, got: bytes.len() },
                 None => TensorError::TooLarge { dtype, shape: shape.to_vec() },
             });
         }
@@ -247,8 +245,8 @@ mod tests {
     fn pieces_cut_along_any_axis() {
         let data: Vec<u8> = (0..24).collect();
         let cut = |dim, index, parts| {
-            let mut out = vec![];
-            for_each_piece(DType::U8, &[2, 4, 3], dim, index, parts, |r| out.extend(&data[r]));
+            let mut out: Vec<u8> = vec![];
+            for_each_piece(DType::U8, &[2, 4, 3], dim, index, parts, |r| out.extend_from_slice(&data[r]));
             out
         };
         assert_eq!(cut(0, 1, 2), (12..24).collect::<Vec<u8>>());

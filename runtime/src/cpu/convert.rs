@@ -138,9 +138,19 @@ pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelErro
         (F32 | F16 | BF16, F64) => {
             typed_mut::<f64>(out.bytes)?.iter_mut().zip(&*floats(x)?).for_each(|(o, &v)| *o = f64::from(v));
         }
-        (F64, F32) => typed_mut::<f32>(out.bytes)?.iter_mut().zip(&*typed::<f64>(x.bytes)).for_each(|(o, &v)| *o = v as f32),
-        (F64, F16) => out.bytes.chunks_exact_mut(2).zip(&*typed::<f64>(x.bytes)).for_each(|(o, &v)| o.copy_from_slice(&f16::from_f64(v).to_le_bytes())),
-        (F64, BF16) => out.bytes.chunks_exact_mut(2).zip(&*typed::<f64>(x.bytes)).for_each(|(o, &v)| o.copy_from_slice(&bf16::from_f64(v).to_le_bytes())),
+        (F64, F32) => {
+            typed_mut::<f32>(out.bytes)?.iter_mut().zip(&*typed::<f64>(x.bytes)).for_each(|(o, &v)| *o = v as f32)
+        }
+        (F64, F16) => out
+            .bytes
+            .chunks_exact_mut(2)
+            .zip(&*typed::<f64>(x.bytes))
+            .for_each(|(o, &v)| o.copy_from_slice(&f16::from_f64(v).to_le_bytes())),
+        (F64, BF16) => out
+            .bytes
+            .chunks_exact_mut(2)
+            .zip(&*typed::<f64>(x.bytes))
+            .for_each(|(o, &v)| o.copy_from_slice(&bf16::from_f64(v).to_le_bytes())),
         (F64 | F32 | F16 | BF16, Bool) => {
             let wide = wide(x)?;
             out.bytes.iter_mut().zip(&wide).for_each(|(o, &v)| *o = u8::from(v != 0.0));

@@ -88,11 +88,10 @@ pub fn certify(mapping: &Mapping, stages: &[Stage]) -> Result<Certificate, Certi
                     Call { op: name.to_owned(), dtype: ty.dtype, shape: ty.shape.clone() }
                 };
                 let peer = |p: i64| {
-                    usize::try_from(p).ok().filter(|&p| p < mapping.pp && p != stage_idx).ok_or(CertificateError::BadPeer {
-                        stage: stage_idx,
-                        step: at[rank],
-                        peer: p,
-                    })
+                    usize::try_from(p)
+                        .ok()
+                        .filter(|&p| p < mapping.pp && p != stage_idx)
+                        .ok_or(CertificateError::BadPeer { stage: stage_idx, step: at[rank], peer: p })
                 };
                 match &step.op {
                     op if is_collective(op) => {
@@ -135,7 +134,11 @@ pub fn certify(mapping: &Mapping, stages: &[Stage]) -> Result<Certificate, Certi
                         let name = transfer_group(stage_idx, to, column);
                         groups
                             .entry(name.clone())
-                            .or_insert_with(|| GroupCertificate { group: name, ranks: vec![rank, target], calls: vec![] })
+                            .or_insert_with(|| GroupCertificate {
+                                group: name,
+                                ranks: vec![rank, target],
+                                calls: vec![],
+                            })
                             .calls
                             .push(c.clone());
                         in_flight.entry((rank, target)).or_default().push_back((*tag, c));
@@ -151,7 +154,10 @@ pub fn certify(mapping: &Mapping, stages: &[Stage]) -> Result<Certificate, Certi
                                 group: transfer_group(from, stage_idx, column),
                                 position: at[rank],
                                 expected: format!("tag {sent}, {c}"),
-                                got: format!("tag {tag}, {}", got.map_or_else(|| "nothing".to_owned(), |c| c.to_string())),
+                                got: format!(
+                                    "tag {tag}, {}",
+                                    got.map_or_else(|| "nothing".to_owned(), |c| c.to_string())
+                                ),
                             });
                         }
                     }

@@ -6,11 +6,14 @@
 
 mod certify;
 mod read;
+mod verify;
 mod write;
 
-pub use certify::{certify, CertificateError};
-//pub use read::{load, PlanError};
-//pub use write::{PlanWriter, WriteError};
+pub use certify::{CertificateError, certify, is_collective, tensor_group, transfer_group};
+pub use read::{PlanError, PlanWeights, ReferenceWeights, load};
+pub(crate) use verify::structure;
+pub use verify::{VerifyError, verify};
+pub use write::{PlanWriter, WeightEntry, WriteError};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +27,14 @@ pub const VERSION: u32 = 1;
 
 /// The name of the file that holds the plan.
 pub const PLAN_FILE: &str = "plan.json";
+
+/// The name of the file that holds the digest of [`PLAN_FILE`].
+pub const DIGEST_FILE: &str = "plan.json.blake3";
+
+/// Whether a name stays within the folder.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
 
 /// A program for `mapping.world()` ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,312 @@
+//! Reads a plan and refuses one that was changed, cut off or made for another version.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::verify::{VerifyError, verify};
+use super::{DIGEST_FILE, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value};
+use crate::dtype::DType;
+use crate::executor::{RunError, WeightSource};
+use crate::map::MappedFile;
+use crate::tensor::for_each_piece;
+
+/// Why a plan cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The operating system refused.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The plan was written by another version of the program.
+    #[error("{}: plan version {found}, this program reads version {VERSION}: run `sinter optimize` again", path.display())]
+    Version {
+        /// The plan.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// A file is not the one that was written.
+    #[error("{}: {why}; it was changed or damaged after the plan was written: run `sinter optimize` again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// The file is not a plan.
+    #[error("{}: not a plan: {why}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        why: String,
+    },
+    /// The plan contradicts itself.
+    #[error("{}: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The contradictions.
+        source: VerifyError,
+    },
+}
+
+/// The weight files of all ranks, mapped into memory.
+pub struct PlanWeights {
+    ranks: Vec<Option<RankFile>>,
+}
+
+struct RankFile {
+    map: MappedFile,
+    tensors: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    data: Range<usize>,
+}
+
+/// Loads the plan in a folder and checks all of it.
+pub fn load(dir: &Path) -> Result<(Plan, PlanWeights), PlanError> {
+    let path = dir.join(PLAN_FILE);
+    let json = read(&path)?;
+    #[derive(Deserialize)]
+    struct Head {
+        version: u64,
+    }
+    let format = |e: serde_json::Error| PlanError::Format { path: path.clone(), why: e.to_string() };
+    let head: Head = serde_json::from_slice(&json).map_err(format)?;
+    if head.version != u64::from(VERSION) {
+        return Err(PlanError::Version { path, found: head.version });
+    }
+    let digest = read(&dir.join(DIGEST_FILE))?;
+    if digest.trim_ascii() != blake3::hash(&json).to_hex().as_bytes() {
+        return Err(PlanError::Changed { path, why: format!("its digest is not that in {DIGEST_FILE}") });
+    }
+    let plan: Plan = serde_json::from_slice(&json).map_err(format)?;
+    verify(&plan).map_err(|source| PlanError::Malformed { path: path.clone(), source })?;
+    let maps = plan.files.par_iter().map(|f| Ok((f.name.clone(), check_file(dir, f)?)));
+    let mut maps: BTreeMap<String, MappedFile> = maps.collect::<Result<_, PlanError>>()?;
+    let mut ranks = vec![];
+    for rank in 0..plan.mapping.world() {
+        let name = Plan::weight_file(rank);
+        let file = maps.remove(&name).map(|m| RankFile::parse(m, &dir.join(&name))).transpose()?;
+        ranks.push(file);
+    }
+    let weights = PlanWeights { ranks };
+    for rank in 0..plan.mapping.world() {
+        let stage = &plan.stages[rank / plan.mapping.tp];
+        stage.values.iter().try_for_each(|v| weights.check_value(rank, v, dir))?;
+    }
+    if let Some(reference) = &plan.reference {
+        for v in &reference.values {
+            if let Source::Weight { weight, .. } = &v.source {
+                let whole = Held::find(&plan, weight).and_then(|h| h.check(v));
+                whole.map_err(|why| PlanError::Format { path: path.clone(), why })?;
+            }
+        }
+    }
+    Ok((plan, weights))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PlanError> {
+    std::fs::read(path).map_err(|source| PlanError::File { path: path.to_owned(), source })
+}
+
+fn check_file(dir: &Path, decl: &super::FileDecl) -> Result<MappedFile, PlanError> {
+    let path = dir.join(&decl.name);
+    if !super::is_plain_name(&decl.name) {
+        return Err(PlanError::Format { path: dir.join(PLAN_FILE), why: format!("a file called `{}`", decl.name) });
+    }
+    let map = MappedFile::open(&path).map_err(|source| PlanError::File { path: path.clone(), source })?;
+    let changed = |why: String| Err(PlanError::Changed { path: path.clone(), why });
+    if map.len() as u64 != decl.bytes {
+        return changed(format!("{} bytes instead of {}", map.len(), decl.bytes));
+    }
+    if blake3::hash(&map).to_hex().as_str() != decl.blake3 {
+        return changed("its digest is not that in the plan".to_owned());
+    }
+    Ok(map)
+}
+
+impl RankFile {
+    fn parse(map: MappedFile, path: &Path) -> Result<RankFile, PlanError> {
+        let format = |why: String| PlanError::Format { path: path.to_owned(), why };
+        let (header, meta) = SafeTensors::read_metadata(&map).map_err(|e| format(e.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for key in meta.offset_keys() {
+            let Some(info) = meta.info(&key) else { continue };
+            let (from, to) = info.data_offsets;
+            let data = 8 + header + from..8 + header + to;
+            if map.get(data.clone()).is_none() {
+                return Err(format(format!("tensor `{key}` lies outside the file")));
+            }
+            tensors.insert(key, Entry { dtype: info.dtype, shape: info.shape.clone(), data });
+        }
+        Ok(RankFile { map, tensors })
+    }
+}
+
+fn safetensors_dtype(dtype: DType) -> safetensors::Dtype {
+    match dtype {
+        DType::F64 => safetensors::Dtype::F64,
+        DType::F32 => safetensors::Dtype::F32,
+        DType::F16 => safetensors::Dtype::F16,
+        DType::BF16 => safetensors::Dtype::BF16,
+        DType::I64 => safetensors::Dtype::I64,
+        DType::I32 => safetensors::Dtype::I32,
+        DType::I8 => safetensors::Dtype::I8,
+        DType::U8 => safetensors::Dtype::U8,
+        DType::Bool => safetensors::Dtype::BOOL,
+    }
+}
+
+/// The extents of a weight's value, which are constants.
+fn extents(value: &Value) -> Option<Vec<usize>> {
+    value.ty.shape.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect()
+}
+
+impl PlanWeights {
+    fn check_value(&self, rank: usize, value: &Value, dir: &Path) -> Result<(), PlanError> {
+        let Source::Weight { key, .. } = &value.source else { return Ok(()) };
+        let path = dir.join(Plan::weight_file(rank));
+        let format = |why: String| Err(PlanError::Format { path: path.clone(), why });
+        match self.ranks[rank].as_ref().and_then(|f| f.tensors.get(key)) {
+            None => format(format!("the weight `{key}` is missing")),
+            Some(e) if e.dtype != safetensors_dtype(value.ty.dtype) || extents(value).as_ref() != Some(&e.shape) => {
+                format(format!("the weight `{key}` is {:?}{:?}, the plan says {}", e.dtype, e.shape, value.ty))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn get(&self, rank: usize, key: &str) -> Result<&[u8], RunError> {
+        let missing =
+            || RunError::Weight { rank, key: key.to_owned(), why: "not in the rank's weight file".to_owned() };
+        let file = self.ranks.get(rank).and_then(Option::as_ref).ok_or_else(missing)?;
+        let entry = file.tensors.get(key).ok_or_else(missing)?;
+        file.map.get(entry.data.clone()).ok_or_else(missing)
+    }
+
+    /// A whole weight of the model, put together from the parts that the ranks hold.
+    pub fn whole(&self, plan: &Plan, weight: &str) -> Result<Cow<'_, [u8]>, RunError> {
+        let error = |why: String| RunError::Weight { rank: 0, key: weight.to_owned(), why };
+        let held = Held::find(plan, weight).map_err(error)?;
+        let first_rank = plan.mapping.rank(held.stage, 0);
+        let Some(part) = held.part.filter(|p| p.parts > 1) else {
+            return Ok(Cow::Borrowed(self.get(first_rank, held.key)?));
+        };
+        let (shape, dtype) = (held.shape().map_err(error)?, held.value.ty.dtype);
+        let len = crate::tensor::byte_len(dtype, &shape).ok_or_else(|| error(format!("{shape:?} is too large")))?;
+        let mut whole = Vec::new();
+        whole.try_reserve_exact(len).map_err(|e| error(e.to_string()))?;
+        whole.resize(len, 0);
+        for index in 0..part.parts {
+            let column = index * plan.mapping.tp / part.parts;
+            let piece = self.get(plan.mapping.rank(held.stage, column), held.key)?;
+            if piece.len() != len / part.parts {
+                return Err(error(format!("part {index} has {} bytes", piece.len())));
+            }
+            let mut at = 0;
+            for_each_piece(dtype, &shape, part.dim, index, part.parts, |r| {
+                let n = r.len();
+                whole[r].copy_from_slice(&piece[at..at + n]);
+                at += n;
+            });
+        }
+        Ok(Cow::Owned(whole))
+    }
+}
+
+/// Where a weight of the model is held: by a stage, whole or in parts over its columns.
+struct Held<'a> {
+    stage: usize,
+    value: &'a Value,
+    key: &'a str,
+    part: Option<Part>,
+}
+
+impl<'a> Held<'a> {
+    /// Prefers a stage that holds the whole.
+    fn find(plan: &'a Plan, name: &str) -> Result<Held<'a>, String> {
+        let all = plan.stages.iter().enumerate().flat_map(|(i, s)| s.values.iter().map(move |v| (i, v)));
+        let mut held = all.filter_map(|(stage, value)| match &value.source {
+            Source::Weight { key, weight, part } if weight == name => Some(Held { stage, value, key, part: *part }),
+            _ => None,
+        });
+        let first = held.next().ok_or_else(|| format!("no rank holds the weight `{name}`"))?;
+        let best = if first.part.is_some() { held.find(|h| h.part.is_none()).unwrap_or(first) } else { first };
+        match best.part {
+            Some(p) if p.axis != crate::attr::MeshAxis::Tp => {
+                Err(format!("the weight `{name}` is cut along {}", p.axis.name()))
+            }
+            _ => Ok(best),
+        }
+    }
+
+    /// The shape of the whole weight.
+    fn shape(&self) -> Result<Vec<usize>, String> {
+        let mut shape = extents(self.value).ok_or_else(|| format!("a weight of type {}", self.value.ty))?;
+        if let Some(p) = self.part {
+            let d = shape.get_mut(p.dim).ok_or_else(|| format!("a cut along axis {}", p.dim))?;
+            *d = d.checked_mul(p.parts).ok_or_else(|| "a weight that is too large".to_owned())?;
+        }
+        Ok(shape)
+    }
+
+    /// Checks the whole against a value of the reference program.
+    fn check(&self, value: &Value) -> Result<(), String> {
+        let shape = self.shape()?;
+        if self.value.ty.dtype == value.ty.dtype && extents(value).as_ref() == Some(&shape) {
+            return Ok(());
+        }
+        Err(format!("the weight `{}` is {} in the reference program, the ranks hold {shape:?}", value.name, value.ty))
+    }
+}
+
+impl WeightSource for PlanWeights {
+    fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError> {
+        self.get(rank, key).map(Cow::Borrowed)
+    }
+}
+
+/// The weights of the reference program, put together from the rank files.
+pub struct ReferenceWeights<'a> {
+    plan: &'a Plan,
+    weights: &'a PlanWeights,
+}
+
+impl<'a> ReferenceWeights<'a> {
+    /// The whole weights behind a plan's rank files.
+    pub fn new(plan: &'a Plan, weights: &'a PlanWeights) -> ReferenceWeights<'a> {
+        ReferenceWeights { plan, weights }
+    }
+}
+
+/// The name of the model's weight behind a key of a stage.
+fn weight_name<'a>(stage: &'a Stage, wanted: &str) -> Option<&'a str> {
+    stage.values.iter().find_map(|v| match &v.source {
+        Source::Weight { key, weight, .. } if key == wanted => Some(weight.as_str()),
+        _ => None,
+    })
+}
+
+impl WeightSource for ReferenceWeights<'_> {
+    fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError> {
+        let name = self.plan.reference.as_deref().and_then(|r| weight_name(r, key));
+        let missing = || RunError::Weight { rank, key: key.to_owned(), why: "not in the reference program".to_owned() };
+        self.weights.whole(self.plan, name.ok_or_else(missing)?)
+    }
+}

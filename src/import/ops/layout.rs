@@ -122,7 +122,7 @@ fn resolve(shape: &[Dim], target: &[Dim], allowzero: bool) -> Result<Shape> {
 }
 
 fn slice(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
-    let mut list = |cx: &mut Context<'_>, i: usize, name: &str| -> Result<Option<Vec<Dim>>> {
+    let list = |cx: &mut Context<'_>, i: usize, name: &str| -> Result<Option<Vec<Dim>>> {
         Ok(match attrs::ints(n, name) {
             Some(v) => Some(v.into_iter().map(Dim::from).collect()),
             None => cx.symbolic(n, i)?.map(|s: SymTensor| s.values),

@@ -1,0 +1,171 @@
+//! From selected terms to a graph in a stable order, with names and origins kept.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use egg::{Id, Language as _};
+
+use super::ExtractError;
+use super::space::{ClassId, Space};
+use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
+use crate::saturate::Program;
+
+pub(super) fn to_ir(
+    program: &Program,
+    graph: &Graph,
+    space: &Space,
+    term: &[Option<u32>],
+) -> Result<Graph, ExtractError> {
+    let eg = &program.eg;
+    let missing = || ExtractError("a class has no term".into());
+    // What the program needs; the operands of a part of a leaf are named by it, so they come along.
+    let mut needed: BTreeSet<ClassId> = BTreeSet::new();
+    let mut stack = space.roots.clone();
+    let operands = |c: ClassId| -> Result<Vec<ClassId>, ExtractError> {
+        let t = space.term(c, term[c as usize].ok_or_else(missing)?);
+        Ok(t.node.children().iter().map(|&x| space.dense[&eg.find(x)]).collect())
+    };
+    while let Some(c) = stack.pop() {
+        if needed.insert(c) {
+            stack.extend(operands(c)?);
+        }
+    }
+
+    // The first node of the original graph in each class gives name and position.
+    let mut first: HashMap<ClassId, NodeId> = HashMap::new();
+    for (id, _) in graph.nodes() {
+        let class = space.dense[&eg.find(program.classes[id.index()])];
+        first.entry(class).or_insert(id);
+    }
+    let provenance = program.provenance();
+    let made_by = |c: ClassId| {
+        let t = term[c as usize].map(|t| space.term(c, t))?;
+        provenance.get(&t.node).copied()
+    };
+    let class_of = |id: Id| space.dense[&eg.find(id)];
+
+    // Position: that of the original class, or of the class for whose sake a rule made the term.
+    let position = |c: ClassId| -> u32 {
+        let own = first.get(&c).map(|n| n.0);
+        own.or_else(|| made_by(c)?.covers.iter().filter_map(|&k| first.get(&class_of(k)).map(|n| n.0)).max())
+            .unwrap_or(u32::MAX)
+    };
+
+    // Kahn's algorithm, the earliest position first.
+    let mut waiting: HashMap<ClassId, usize> = HashMap::new();
+    let mut readers: HashMap<ClassId, Vec<ClassId>> = HashMap::new();
+    let mut ready = BinaryHeap::new();
+    for &c in &needed {
+        let mut below = operands(c)?;
+        below.sort_unstable();
+        below.dedup();
+        if below.is_empty() {
+            ready.push(Reverse((position(c), c)));
+        }
+        waiting.insert(c, below.len());
+        below.into_iter().for_each(|b| readers.entry(b).or_default().push(c));
+    }
+    let mut order = vec![];
+    while let Some(Reverse((_, c))) = ready.pop() {
+        order.push(c);
+        for &r in readers.get(&c).map_or(&[][..], Vec::as_slice) {
+            let n = waiting.entry(r).or_insert(0);
+            *n -= 1;
+            if *n == 0 {
+                ready.push(Reverse((position(r), r)));
+            }
+        }
+    }
+    if order.len() != needed.len() {
+        return Err(ExtractError("the selected terms form a cycle".into()));
+    }
+
+    let mut out = Graph::new(&graph.name);
+    let mut map: HashMap<ClassId, NodeId> = HashMap::new();
+    let mut taken: BTreeSet<String> = graph.nodes().map(|(_, n)| n.name.clone()).collect();
+    // Inputs come first and all stay, in the caller's order.
+    for (id, n) in graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })) {
+        let new = out.push(Node { inputs: vec![], ..n.clone() });
+        map.insert(class_of(program.classes[id.index()]), new);
+    }
+    let mut results: BTreeMap<ClassId, (NodeId, Option<Part>)> = BTreeMap::new();
+    for c in order {
+        let t = space.term(c, term[c as usize].ok_or_else(missing)?);
+        let inputs: Vec<NodeId> = operands(c)?.iter().map(|o| map[o]).collect();
+        match &*t.node.op {
+            Op::Output { .. } => {
+                results.insert(c, (inputs[0], None));
+                continue;
+            }
+            Op::OutputSharded { dim, axis, parts, .. } => {
+                let part = Part { dim: *dim as usize, axis: *axis, parts: *parts as usize };
+                results.insert(c, (inputs[0], Some(part)));
+                continue;
+            }
+            _ if map.contains_key(&c) => continue,
+            _ => {}
+        }
+        let source = made_by(c);
+        let rules: Vec<String> = source.iter().map(|p| p.rule.clone()).collect();
+        let origin = match (first.get(&c), source) {
+            (Some(n), None) => graph.node(*n).origin.clone(),
+            (_, Some(p)) => {
+                let mut names: Vec<String> = vec![];
+                for &k in &p.covers {
+                    for o in first.get(&class_of(k)).map_or(&[][..], |n| &graph.node(*n).origin) {
+                        if !names.contains(o) {
+                            names.push(o.clone());
+                        }
+                    }
+                }
+                names
+            }
+            (None, None) => vec![],
+        };
+        // The rules and origins of the earlier phases stay with the node.
+        let earlier = first.get(&c).map_or(vec![], |n| graph.node(*n).rules.clone());
+        let rules = earlier.into_iter().chain(rules).collect();
+        let name = match first.get(&c) {
+            Some(n) => graph.node(*n).name.clone(),
+            None => {
+                let near = source.and_then(|p| p.covers.iter().find_map(|&k| first.get(&class_of(k))));
+                let base = match near {
+                    Some(n) => format!("{}.{}", graph.node(*n).name, t.node.op.name()),
+                    None => t.node.op.name().to_owned(),
+                };
+                unique(&mut taken, base)
+            }
+        };
+        let name = match &*t.node.op {
+            Op::Weight { name, .. } | Op::Input { name, .. } => name.clone(),
+            _ => name,
+        };
+        let data = &eg[space.ids[c as usize]].data;
+        let leaf = t.node.op.info().class == Class::Leaf;
+        let node = Node {
+            op: (*t.node.op).clone(),
+            inputs,
+            types: data.types.to_vec(),
+            name,
+            origin,
+            rules,
+            stage: if leaf { None } else { data.stage.map(|s| s as usize) },
+        };
+        map.insert(c, out.push(node));
+    }
+    for (o, &root) in graph.outputs().iter().zip(&space.roots) {
+        let (value, part) = results[&root];
+        out.push_output(Output { value, part, ..o.clone() });
+    }
+    Ok(out)
+}
+
+fn unique(taken: &mut BTreeSet<String>, base: String) -> String {
+    let mut name = base.clone();
+    let mut i = 1;
+    while !taken.insert(name.clone()) {
+        i += 1;
+        name = format!("{base}.{i}");
+    }
+    name
+}

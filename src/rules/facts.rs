@@ -1,0 +1,39 @@
+//! What is known about every term of an e-class; what guards read.
+
+use std::sync::Arc;
+
+use crate::ir::{Literal, MeshAxis, TensorType};
+
+/// Facts that hold for every term of an e-class, on every rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// One type per result.
+    pub types: Arc<[TensorType]>,
+    /// The value, where it is a constant.
+    pub constant: Option<Literal>,
+    /// Computed from weights and constants alone.
+    pub weight: bool,
+    /// Computed from graph inputs, constants and vectors alone, so that every stage may recompute it.
+    pub free: bool,
+    /// An input or weight leaf, or a constant: a part of it costs nothing to cut.
+    pub leaf: bool,
+    /// Whether the ranks of the tensor axis may hold different values.
+    pub varies_over_tp: bool,
+    /// The pipeline stage that holds it; `None` where every stage may.
+    pub stage: Option<i64>,
+}
+
+impl Facts {
+    /// The type of a value with one result.
+    pub fn ty(&self) -> &TensorType {
+        &self.types[0]
+    }
+
+    /// Whether the ranks of an axis all hold the same value.
+    pub fn replicated(&self, axis: MeshAxis) -> bool {
+        match axis {
+            MeshAxis::Tp => !self.varies_over_tp,
+            MeshAxis::Pp => true,
+        }
+    }
+}

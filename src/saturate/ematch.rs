@@ -1,0 +1,296 @@
+//! Matching of rule patterns against e-classes, with typed attributes.
+
+use egg::Id;
+use smallvec::SmallVec;
+
+use super::analysis::Graph;
+use super::language::{ENode, OpRef};
+use crate::ir::{Attr, Class, DType, Op};
+use crate::rules::lang::{AttrPattern, Expr, Guard, Head, OpPattern, Pattern, Template, TemplateHead, VarId};
+use crate::rules::vocab::Value;
+
+/// What a variable is bound to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bind {
+    /// An e-class.
+    Class(Id),
+    /// Several e-classes.
+    Classes(SmallVec<[Id; 4]>),
+    /// An attribute value.
+    Attr(Attr),
+    /// An operator with its attributes.
+    Op(OpRef),
+}
+
+/// A match: values for the variables, and the e-classes that the pattern's operators took.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// The class where the pattern matched.
+    pub root: Id,
+    /// By variable.
+    pub binds: Vec<Option<Bind>>,
+    /// Classes of the pattern's inner operators.
+    pub covers: SmallVec<[Id; 8]>,
+}
+
+/// Appends every match of a pattern in a class.
+pub fn matches(eg: &Graph, pattern: &Pattern, n_vars: usize, root: Id, out: &mut Vec<Match>) {
+    let root = eg.find(root);
+    let mut state = Matcher {
+        eg,
+        root,
+        binds: vec![None; n_vars],
+        covers: SmallVec::new(),
+        out,
+    };
+    state.go(Some(&Todo { pattern, class: root, next: None }));
+}
+
+/// Obligations that are still open: a list on the stack, so that backtracking costs nothing.
+struct Todo<'t> {
+    pattern: &'t Pattern,
+    class: Id,
+    next: Option<&'t Todo<'t>>,
+}
+
+struct Matcher<'a> {
+    eg: &'a Graph,
+    root: Id,
+    binds: Vec<Option<Bind>>,
+    covers: SmallVec<[Id; 8]>,
+    out: &'a mut Vec<Match>,
+}
+
+impl Matcher<'_> {
+    fn go(&mut self, todo: Option<&Todo<'_>>) {
+        let Some(t) = todo else {
+            self.out.push(Match { root: self.root, binds: self.binds.clone(), covers: self.covers.clone() });
+            return;
+        };
+        let class = self.eg.find(t.class);
+        match t.pattern {
+            Pattern::Var(v) => {
+                if let Some(undo) = self.bind(*v, || Bind::Class(class)) {
+                    self.go(t.next);
+                    self.undo(*v, undo);
+                }
+            }
+            Pattern::Number(c) => {
+                let f = &self.eg[class].data;
+                if f.constant.as_ref().and_then(|l| l.splat()).is_some_and(|v| is_close(v, *c, f.ty().dtype)) {
+                    self.go(t.next);
+                }
+            }
+            Pattern::Op(p) => {
+                let named = match p.var {
+                    None => None,
+                    Some(v) => match self.bind(v, || Bind::Class(class)) {
+                        Some(undo) => Some((v, undo)),
+                        None => return,
+                    },
+                };
+                self.covers.push(class);
+                for i in 0..self.eg[class].nodes.len() {
+                    let node = &self.eg[class].nodes[i];
+                    if head_matches(p, node) {
+                        self.node(p, node, t.next);
+                    }
+                }
+                self.covers.pop();
+                if let Some((v, undo)) = named {
+                    self.undo(v, undo);
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, p: &OpPattern, node: &ENode, next: Option<&Todo<'_>>) {
+        // Bind the operator or its attributes, then the operands; undo in reverse.
+        let mut undo: SmallVec<[(VarId, bool); 8]> = SmallVec::new();
+        let mut ok = true;
+        match &p.head {
+            Head::Class(v, _) => match self.bind(*v, || Bind::Op(node.op.clone())) {
+                Some(u) => undo.push((*v, u)),
+                None => ok = false,
+            },
+            Head::Op(_) if p.attrs.is_empty() => {}
+            Head::Op(_) => {
+                for (want, have) in p.attrs.iter().zip(node.op.attrs()) {
+                    match want {
+                        AttrPattern::Is(a) if *a == have => {}
+                        AttrPattern::Is(_) => ok = false,
+                        AttrPattern::Var(v) => match self.bind(*v, || Bind::Attr(have)) {
+                            Some(u) => undo.push((*v, u)),
+                            None => ok = false,
+                        },
+                    }
+                    if !ok {
+                        break;
+                    }
+                }
+            }
+        }
+        if ok && let Some(v) = p.rest {
+            let rest = SmallVec::from_slice(&node.children[p.args.len()..]);
+            match self.bind(v, || Bind::Classes(rest)) {
+                Some(u) => undo.push((v, u)),
+                None => ok = false,
+            }
+        }
+        if ok {
+            self.operands(&p.args, &node.children, next);
+            let commutes = node.op.info().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
+            if let ([a, b], [x, y]) = (&p.args[..], &node.children[..])
+                && commutes
+                && x != y
+                && a != b
+            {
+                let swapped = [*y, *x];
+                self.operands(&p.args, &swapped, next);
+            }
+        }
+        for (v, u) in undo.into_iter().rev() {
+            self.undo(v, u);
+        }
+    }
+
+    fn operands(&mut self, patterns: &[Pattern], classes: &[Id], next: Option<&Todo<'_>>) {
+        match (patterns, classes) {
+            ([p, rest @ ..], [c, others @ ..]) => self.chain(p, *c, rest, others, next),
+            _ => self.go(next),
+        }
+    }
+
+    /// Builds the list of obligations for the operands on the stack, first operand first.
+    fn chain(&mut self, p: &Pattern, c: Id, rest: &[Pattern], others: &[Id], next: Option<&Todo<'_>>) {
+        match (rest.split_last(), others.get(..rest.len()).and_then(<[Id]>::split_last)) {
+            (Some((last, rest)), Some((class, others))) => {
+                self.chain(p, c, rest, others, Some(&Todo { pattern: last, class: *class, next }));
+            }
+            _ => self.go(Some(&Todo { pattern: p, class: c, next })),
+        }
+    }
+
+    /// Binds a variable; `None` where it is bound to something else, else whether it was unbound before.
+    fn bind(&mut self, v: VarId, value: impl FnOnce() -> Bind) -> Option<bool> {
+        let value = value();
+        match &self.binds[v] {
+            None => {
+                self.binds[v] = Some(value);
+                Some(true)
+            }
+            Some(old) => {
+                let equal = match (old, &value) {
+                    (Bind::Class(a), Bind::Class(b)) => self.eg.find(*a) == self.eg.find(*b),
+                    (a, b) => a == b,
+                };
+                equal.then_some(false)
+            }
+        }
+    }
+
+    fn undo(&mut self, v: VarId, was_unbound: bool) {
+        if was_unbound {
+            self.binds[v] = None;
+        }
+    }
+}
+
+fn head_matches(p: &OpPattern, node: &ENode) -> bool {
+    let head = match &p.head {
+        Head::Op(kind) => node.op.name() == kind.0.name,
+        Head::Class(_, class) => class.contains(&node.op),
+    };
+    let arity = if p.rest.is_some() { node.children.len() >= p.args.len() } else { node.children.len() == p.args.len() };
+    head && arity
+}
+
+/// Whether a constant is a number of a rule, up to the rounding of its type.
+fn is_close(value: f64, want: f64, dtype: DType) -> bool {
+    let relative = match dtype {
+        DType::F64 => 1e-9,
+        DType::F32 => 1e-6,
+        DType::F16 => 1e-3,
+        DType::BF16 => 8e-3,
+        _ => 0.0,
+    };
+    (value - want).abs() <= relative * want.abs()
+}
+
+/// The value of an expression under a match.
+pub fn eval(eg: &Graph, expr: &Expr, m: &Match, mapping: &crate::ir::Mapping) -> Option<Attr> {
+    match expr {
+        Expr::Lit(a) => Some(a.clone()),
+        Expr::Var(v) => match m.binds[*v].as_ref()? {
+            Bind::Attr(a) => Some(a.clone()),
+            _ => None,
+        },
+        Expr::Call(f, args, _) => {
+            let values: Option<Vec<Value<'_>>> = args
+                .iter()
+                .map(|a| match a {
+                    Expr::Var(v) => Some(match m.binds[*v].as_ref()? {
+                        Bind::Class(id) => Value::Class(&eg[*id].data),
+                        Bind::Classes(ids) => Value::Classes(ids.iter().map(|&i| &eg[i].data).collect()),
+                        Bind::Attr(a) => Value::Attr(a.clone()),
+                        Bind::Op(_) => return None,
+                    }),
+                    other => eval(eg, other, m, mapping).map(Value::Attr),
+                })
+                .collect();
+            f.call(&values?, mapping)
+        }
+    }
+}
+
+/// Checks the guards in order; bindings become part of the match.
+pub fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &crate::ir::Mapping) -> bool {
+    for g in guards {
+        match g {
+            Guard::Holds(e) => {
+                if eval(eg, e, m, mapping) != Some(Attr::Bool(true)) {
+                    return false;
+                }
+            }
+            Guard::Let(v, e) => match eval(eg, e, m, mapping) {
+                Some(a) => m.binds[*v] = Some(Bind::Attr(a)),
+                None => return false,
+            },
+        }
+    }
+    true
+}
+
+/// The e-node of a template's head, without its operands; `None` where an attribute has no value.
+pub fn template_op(eg: &Graph, head: &TemplateHead, m: &Match, mapping: &crate::ir::Mapping) -> Option<OpRef> {
+    match head {
+        TemplateHead::Var(v) => match m.binds[*v].as_ref()? {
+            Bind::Op(op) => Some(op.clone()),
+            _ => None,
+        },
+        TemplateHead::Op(kind, exprs) => {
+            let attrs: Option<Vec<Attr>> = exprs
+                .iter()
+                .zip(&kind.0.attrs)
+                .map(|(e, a)| eval(eg, e, m, mapping)?.coerce(a.kind))
+                .collect();
+            Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
+        }
+    }
+}
+
+/// Depth of a pattern: how far below its root it looks.
+pub fn depth(p: &Pattern) -> usize {
+    match p {
+        Pattern::Var(_) | Pattern::Number(_) => 0,
+        Pattern::Op(o) => 1 + o.args.iter().map(depth).max().unwrap_or(0),
+    }
+}
+
+/// The variables of a template that must be bound to classes.
+pub fn template_classes(t: &Template, out: &mut Vec<VarId>) {
+    match t {
+        Template::Var(v) | Template::Const { like: v, .. } => out.push(*v),
+        Template::Op { args, .. } => args.iter().for_each(|a| template_classes(a, out)),
+    }
+}

@@ -1,0 +1,310 @@
+//! The runner: applies rules until nothing changes.
+//!
+//! Only classes below which something changed are searched again, so the work is linear in the size of
+//! the graph. Limits are counts, never times, so that plans do not depend on the machine; a stop for any
+//! other reason than saturation is part of the report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use egg::Id;
+use smallvec::SmallVec;
+
+use super::analysis::{Graph, facts_of};
+use super::ematch::{Bind, Match, depth, guards_hold, matches, template_op};
+use super::language::{ENode, OpRef};
+use crate::ir::{Literal, Mapping, Op};
+use crate::rules::facts::Facts;
+use crate::rules::lang::{Head, Pattern, Rule, Target, Template};
+
+/// Limits of a saturation.
+#[derive(Clone, Copy, Debug)]
+pub struct SaturateConfig {
+    /// Most rounds per phase.
+    pub iter_limit: usize,
+    /// Most e-nodes, as a multiple of the nodes at the start.
+    pub node_factor: usize,
+}
+
+/// Rounds per phase. The longest chain of rules follows a tensor through a layer, not through the model.
+const ITER_LIMIT: usize = 200;
+/// An 80-layer decoder grows about sixfold at tp 2.
+const NODE_FACTOR: usize = 60;
+
+impl SaturateConfig {
+    /// The limits in use unless the caller has reasons of its own.
+    pub fn standard() -> SaturateConfig {
+        SaturateConfig { iter_limit: ITER_LIMIT, node_factor: NODE_FACTOR }
+    }
+}
+
+/// Why a saturation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// No rule changes anything any more.
+    Saturated,
+    /// The limit on rounds.
+    IterationLimit(usize),
+    /// The limit on e-nodes.
+    NodeLimit(usize),
+}
+
+impl std::fmt::Display for StopReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StopReason::Saturated => f.write_str("saturated"),
+            StopReason::IterationLimit(n) => write!(f, "iteration limit {n}"),
+            StopReason::NodeLimit(n) => write!(f, "node limit {n}"),
+        }
+    }
+}
+
+/// What a rule did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RuleStats {
+    /// Places where its pattern and guards held.
+    pub matches: usize,
+    /// Times that it changed the e-graph.
+    pub applied: usize,
+}
+
+/// How a saturation went.
+#[derive(Clone, Debug)]
+pub struct SaturateStats {
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Rounds.
+    pub iterations: usize,
+    /// E-nodes at the end.
+    pub e_nodes: usize,
+    /// E-classes at the end.
+    pub e_classes: usize,
+    /// By rule name.
+    pub rules: BTreeMap<String, RuleStats>,
+}
+
+/// Who made an e-node.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// Name of the rule.
+    pub rule: String,
+    /// The classes that its pattern took.
+    pub covers: SmallVec<[Id; 8]>,
+}
+
+/// A rule whose two sides cannot be equal.
+#[derive(Debug, thiserror::Error)]
+#[error("rule `{rule}` ({place}) equates {left} with {right}\n  help: add a guard that excludes this case; two sides must have equal types")]
+pub struct RuleConflict {
+    /// Its name.
+    pub rule: String,
+    /// File and line.
+    pub place: String,
+    /// Type of the matched class.
+    pub left: String,
+    /// Type of the template.
+    pub right: String,
+}
+
+/// Applies rules to an e-graph until nothing changes. `made` collects who made which e-node.
+pub fn saturate(
+    eg: &mut Graph,
+    rules: &[&Rule],
+    mapping: &Mapping,
+    config: SaturateConfig,
+    made: &mut Vec<(ENode, Provenance)>,
+) -> Result<SaturateStats, RuleConflict> {
+    let node_limit = config.node_factor * eg.total_size().max(100);
+    let mut stats: Vec<RuleStats> = vec![RuleStats::default(); rules.len()];
+    let depths: Vec<usize> = rules.iter().map(|r| depth(&r.pattern)).collect();
+    let deepest = depths.iter().copied().max().unwrap_or(0);
+    eg.rebuild();
+    eg.analysis.changed.clear();
+    let mut fresh: Option<Vec<BTreeSet<Id>>> = None;
+    let mut iterations = 0;
+    let stop = loop {
+        if iterations == config.iter_limit {
+            break StopReason::IterationLimit(iterations);
+        }
+        iterations += 1;
+        let mut found: Vec<(usize, Vec<Match>)> = vec![];
+        for (i, rule) in rules.iter().enumerate() {
+            let mut ms = vec![];
+            let scope = fresh.as_ref().map(|levels| &levels[depths[i].saturating_sub(1)]);
+            search(eg, rule, scope, &mut ms);
+            if !ms.is_empty() {
+                found.push((i, ms));
+            }
+        }
+        let mut changed = false;
+        for (i, ms) in found {
+            for mut m in ms {
+                if !guards_hold(eg, &rules[i].guards, &mut m, mapping) {
+                    continue;
+                }
+                stats[i].matches += 1;
+                if apply(eg, rules[i], &mut m, mapping, made)? {
+                    stats[i].applied += 1;
+                    changed = true;
+                }
+            }
+        }
+        eg.rebuild();
+        if !changed {
+            break StopReason::Saturated;
+        }
+        if eg.total_size() > node_limit {
+            break StopReason::NodeLimit(node_limit);
+        }
+        fresh = Some(affected(eg, deepest));
+    };
+    let named = rules.iter().zip(&stats).map(|(r, s)| (r.name.clone(), *s)).collect();
+    let (e_nodes, e_classes) = (eg.total_size(), eg.number_of_classes());
+    Ok(SaturateStats { stop, iterations, e_nodes, e_classes, rules: named })
+}
+
+/// The classes within 0, 1, 2, ... steps above what changed.
+fn affected(eg: &mut Graph, deepest: usize) -> Vec<BTreeSet<Id>> {
+    let changed = std::mem::take(&mut eg.analysis.changed);
+    let mut level: BTreeSet<Id> = changed.into_iter().map(|id| eg.find(id)).collect();
+    let mut levels = vec![];
+    for _ in 0..deepest.max(1) {
+        levels.push(level.clone());
+        let above: Vec<Id> = level.iter().flat_map(|&id| eg[id].parents()).map(|p| eg.find(p)).collect();
+        level.extend(above);
+    }
+    levels
+}
+
+fn search(eg: &Graph, rule: &Rule, scope: Option<&BTreeSet<Id>>, out: &mut Vec<Match>) {
+    let Pattern::Op(root) = &rule.pattern else { return };
+    let n = rule.vars.len();
+    let mut visit = |id: Id| {
+        if scope.is_none_or(|s| s.contains(&id)) {
+            matches(eg, &rule.pattern, n, id, out);
+        }
+    };
+    match &root.head {
+        Head::Op(kind) => {
+            if let Some(d) = discriminant(kind.0.name)
+                && let Some(ids) = eg.classes_for_op(&d)
+            {
+                let mut ids: Vec<Id> = ids.collect();
+                ids.sort_unstable();
+                ids.into_iter().for_each(visit);
+            }
+        }
+        Head::Class(..) => match scope {
+            Some(s) => s.iter().copied().for_each(visit),
+            None => {
+                let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
+                ids.sort_unstable();
+                ids.iter().copied().for_each(&mut visit);
+            }
+        },
+    }
+}
+
+/// The discriminant of an operator by name, from any instance of it.
+fn discriminant(name: &str) -> Option<std::mem::Discriminant<Op>> {
+    static TABLE: std::sync::LazyLock<BTreeMap<&'static str, std::mem::Discriminant<Op>>> =
+        std::sync::LazyLock::new(|| crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect());
+    TABLE.get(name).copied()
+}
+
+/// Adds the right side of a rule; whether anything changed.
+fn apply(
+    eg: &mut Graph,
+    rule: &Rule,
+    m: &mut Match,
+    mapping: &Mapping,
+    made: &mut Vec<(ENode, Provenance)>,
+) -> Result<bool, RuleConflict> {
+    let before = eg.nodes().len();
+    let mut changed = false;
+    for (target, template) in &rule.yields {
+        let Some(id) = instantiate(eg, rule, template, m, mapping, made) else { return Ok(changed || eg.nodes().len() > before) };
+        let onto = match target {
+            Target::Root => Some(m.root),
+            Target::Var(v) => match &m.binds[*v] {
+                Some(Bind::Class(c)) => Some(*c),
+                _ => {
+                    m.binds[*v] = Some(Bind::Class(id));
+                    None
+                }
+            },
+        };
+        let Some(class) = onto else { continue };
+        let (left, right) = (&eg[class].data, &eg[id].data);
+        if left.types != right.types {
+            let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(RuleConflict {
+                rule: rule.name.clone(),
+                place: format!("{}:{}", rule.file, rule.line),
+                left: text(left),
+                right: text(right),
+            });
+        }
+        changed |= eg.union(class, id);
+    }
+    Ok(changed || eg.nodes().len() > before)
+}
+
+fn instantiate(
+    eg: &mut Graph,
+    rule: &Rule,
+    t: &Template,
+    m: &Match,
+    mapping: &Mapping,
+    made: &mut Vec<(ENode, Provenance)>,
+) -> Option<Id> {
+    let (op, children) = match t {
+        Template::Var(v) => {
+            return match m.binds[*v].as_ref()? {
+                Bind::Class(id) => Some(*id),
+                _ => None,
+            };
+        }
+        Template::Const { value, like } => {
+            let Some(Bind::Class(like)) = &m.binds[*like] else { return None };
+            let dtype = eg[*like].data.ty().dtype;
+            let value = match super::ematch::eval(eg, value, m, mapping)? {
+                crate::ir::Attr::Real(r) => r.0,
+                crate::ir::Attr::Int(n) => n as f64,
+                _ => return None,
+            };
+            (OpRef::new(Op::Const { value: Literal::scalar(dtype, value) }), SmallVec::new())
+        }
+        Template::Op { head, args, rest } => {
+            let mut children: SmallVec<[Id; 4]> = SmallVec::new();
+            for a in args {
+                let id = instantiate(eg, rule, a, m, mapping, made)?;
+                children.push(eg.find(id));
+            }
+            if let Some(v) = rest {
+                match m.binds[*v].as_ref()? {
+                    Bind::Classes(ids) => children.extend(ids.iter().map(|&i| eg.find(i))),
+                    _ => return None,
+                }
+            }
+            (template_op(eg, head, m, mapping)?, children)
+        }
+    };
+    let node = ENode { op, children };
+    if let Some(id) = eg.lookup(node.clone()) {
+        return Some(id);
+    }
+    // The same term with its first two operands exchanged is no new one.
+    if node.op.commutes() {
+        let mut swapped = node.clone();
+        swapped.children.swap(0, 1);
+        if let Some(id) = eg.lookup(swapped) {
+            return Some(id);
+        }
+    }
+    // A term that has no type here, or mixes stages, is none: the rule does not apply.
+    let facts: Vec<&Facts> = node.children.iter().map(|&c| &eg[c].data).collect();
+    facts_of(&node.op, &facts).ok()?;
+    let id = eg.add(node.clone());
+    made.push((node, Provenance { rule: rule.name.clone(), covers: m.covers.clone() }));
+    Some(id)
+}
