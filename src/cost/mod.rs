@@ -40,6 +40,16 @@ impl CostModel {
         CostModel { device, mapping, objective, profiles }
     }
 
+    /// The values that the profiles give to the symbols.
+    pub fn profiles(&self) -> &[Bindings] {
+        &self.profiles
+    }
+
+    /// Name of the device.
+    pub fn device(&self) -> &str {
+        &self.device.name
+    }
+
     /// Size of a tensor in a profile, in bytes.
     fn bytes(&self, t: &TensorType, profile: &Bindings) -> f64 {
         elements(&t.shape, profile) * t.dtype.size() as f64

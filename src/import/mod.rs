@@ -42,6 +42,13 @@ pub struct Imported {
     pub n_nodes: usize,
 }
 
+/// The data of a stand-alone tensor message: element type, shape and elements.
+pub fn read_tensor(t: &TensorProto) -> Result<(DType, Vec<usize>, bytes::Bytes), ImportError> {
+    let w = Store::new(Path::new("")).load(t)?;
+    let shape = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
+    Ok((w.ty.dtype, shape, w.bytes))
+}
+
 /// A decoded model file.
 pub struct Model {
     path: std::path::PathBuf,

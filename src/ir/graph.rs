@@ -183,6 +183,11 @@ impl Graph {
         &mut self.outputs
     }
 
+    /// Exchanges all results for others.
+    pub fn replace_outputs(&mut self, outputs: Vec<Output>) {
+        self.outputs = outputs;
+    }
+
     /// A copy without the nodes that no output needs. Inputs stay, because the caller supplies them.
     pub fn without_dead_nodes(&self) -> Graph {
         let mut live = vec![false; self.len()];

@@ -57,12 +57,26 @@ pub fn facts_of(op: &Op, children: &[&Facts]) -> Result<Facts, String> {
     };
     if let Op::Boundary { stage: s } = op {
         stage = Some(*s);
+    } else if stage.is_none() && !free && !weight && !leaf_class {
+        // What depends on weights and has crossed no boundary belongs to the first stage.
+        stage = Some(0);
     }
     let constant = match op {
         Op::Const { value } => Some(value.clone()),
         _ => None,
     };
     Ok(Facts { types: types.into(), constant, weight, free, leaf: leaf_class, varies_over_tp, stage })
+}
+
+/// The facts of every node of a graph.
+pub fn facts(graph: &crate::ir::Graph) -> Result<Vec<Facts>, String> {
+    let mut out: Vec<Facts> = Vec::with_capacity(graph.len());
+    for (_, n) in graph.nodes() {
+        let children: Vec<&Facts> = n.inputs.iter().map(|i| &out[i.index()]).collect();
+        let f = facts_of(&n.op, &children)?;
+        out.push(f);
+    }
+    Ok(out)
 }
 
 impl Analysis<ENode> for Knowledge {

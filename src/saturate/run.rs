@@ -25,8 +25,8 @@ pub struct SaturateConfig {
     pub node_factor: usize,
 }
 
-/// Rounds per phase. The longest chain of rules follows a tensor through a layer, not through the model.
-const ITER_LIMIT: usize = 200;
+/// Rounds per phase. A chain of rules that follows a tensor through every layer takes a few rounds a layer.
+const ITER_LIMIT: usize = 4096;
 /// An 80-layer decoder grows about sixfold at tp 2.
 const NODE_FACTOR: usize = 60;
 

@@ -1,0 +1,179 @@
+//! `sinter optimize`: compile a model into a plan.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use sinter_runtime::plan::PlanWriter;
+
+use super::{Failure, Outcome, RuleOptions, report, say, summary, write_report};
+use crate::cost::{DEFAULT, Device, Objective};
+use crate::import::{self, Imported};
+use crate::ir::{Mapping, print};
+use crate::lower;
+use crate::pipeline::{CompileConfig, Compiled, compile};
+use crate::saturate::SaturateConfig;
+use crate::timing::Timings;
+
+/// Options of `sinter optimize`.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The ONNX file.
+    model: PathBuf,
+    /// Tensor-parallel size: ranks that share each stage's weights.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    tp: u16,
+    /// Pipeline-parallel size: number of stages.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pp: u16,
+    /// Layers per stage, such as 17,15; balanced by cost where not given.
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pp_partition: Option<Vec<usize>>,
+    /// Folder for the plan. A plan that is there already is replaced, anything else is left alone.
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Write a report as JSON; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    report: Option<String>,
+    #[command(flatten)]
+    rules: RuleOptions,
+    /// What to minimise: time with a price on weight bytes beyond a rank's share, or time alone.
+    #[arg(long, value_enum, default_value_t = ObjectiveName::Memory)]
+    objective: ObjectiveName,
+    /// Device profile (JSON) for cost estimates; the bundled H200 profile where not given.
+    #[arg(long, value_name = "FILE")]
+    device: Option<PathBuf>,
+    /// Fail with exit code 1 unless so many sites are fused: N in all, or NAME=N of one kind.
+    #[arg(long, value_name = "N|NAME=N")]
+    require_fused: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ObjectiveName {
+    Memory,
+    Latency,
+}
+
+pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
+    let demands = o.require_fused.iter().map(|d| Demand::parse(d)).collect::<Result<Vec<_>, _>>()?;
+    let rules = o.rules.load()?;
+    let device = match &o.device {
+        None => Device::parse("h200", DEFAULT)?,
+        Some(p) => {
+            let text = std::fs::read_to_string(p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
+            Device::parse(&p.display().to_string(), &text)?
+        }
+    };
+    let mut timings = Timings::default();
+    let model = timings.time("import", || import::open(&o.model).and_then(|m| m.import()))?;
+    let config = CompileConfig {
+        mapping: Mapping { tp: o.tp.into(), pp: o.pp.into() },
+        layers_per_stage: o.pp_partition.clone(),
+        objective: match o.objective {
+            ObjectiveName::Memory => Objective::Memory,
+            ObjectiveName::Latency => Objective::Latency,
+        },
+        device,
+        rules,
+        saturate: SaturateConfig::standard(),
+    };
+    let compiled = compile(&model, &config)?;
+    if let Some(dir) = &o.output {
+        timings.time("write", || write(dir, &model, &compiled))?;
+    }
+    let r = report::Report::new(&o.model, &model, &compiled, &timings);
+    let text = summary::text(&r, &compiled, o.output.as_deref());
+    if let Some(path) = &o.report {
+        write_report(path, &(serde_json::to_string_pretty(&r)? + "\n"))?;
+    }
+    if o.report.as_deref() == Some("-") {
+        say(text.trim_end());
+    } else {
+        super::print(&text)?;
+    }
+    let mut outcome = Outcome::Done;
+    for d in &demands {
+        if let Some(why) = d.unmet(&r)? {
+            say(&format!("check failed: {why}"));
+            outcome = Outcome::CheckFailed;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Writes the plan folder: all of it, or nothing.
+fn write(dir: &Path, model: &Imported, compiled: &Compiled) -> Result<(), Failure> {
+    let mut w = PlanWriter::create(dir)?;
+    let plan = &compiled.plan;
+    let bar = progress(plan.mapping.world() as u64, "writing weights of rank");
+    for rank in 0..plan.mapping.world() {
+        w.weights(rank, &lower::weight_entries(plan, rank, &model.weights)?)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    for s in 0..plan.mapping.pp {
+        w.text(&format!("stage{s}.sir"), &print(&stage_graph(&compiled.graph, s)))?;
+    }
+    w.finish(plan.clone())?;
+    Ok(())
+}
+
+/// The part of the program that one stage computes, for people.
+fn stage_graph(graph: &crate::ir::Graph, stage: usize) -> crate::ir::Graph {
+    let mut out = graph.clone();
+    let here = |id: crate::ir::NodeId| graph.node(id).stage.unwrap_or(stage) == stage;
+    let outputs: Vec<_> = graph.outputs().iter().filter(|o| here(o.value)).cloned().collect();
+    let sent: Vec<_> = graph
+        .nodes()
+        .filter(|(_, n)| matches!(n.op, crate::ir::Op::Boundary { .. }) && here(n.inputs[0]))
+        .map(|(_, n)| crate::ir::Output {
+            name: format!("send {} to stage {}", graph.node(n.inputs[0]).name, n.stage.unwrap_or(0)),
+            value: n.inputs[0],
+            state: false,
+            part: None,
+        })
+        .collect();
+    out.replace_outputs(outputs.into_iter().chain(sent).collect());
+    out.without_dead_nodes()
+}
+
+/// A progress bar on long work; it shows only on a terminal.
+pub(super) fn progress(len: u64, what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(len);
+    let style = indicatif::ProgressStyle::with_template("{prefix} {pos}/{len} {wide_bar} {elapsed}");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what.to_owned());
+    bar
+}
+
+/// `--require-fused`.
+struct Demand {
+    name: Option<String>,
+    count: usize,
+}
+
+impl Demand {
+    fn parse(text: &str) -> Result<Demand, Failure> {
+        let (name, count) = match text.split_once('=') {
+            Some((n, c)) => (Some(n.to_owned()), c),
+            None => (None, text),
+        };
+        let count = count.parse().map_err(|_| format!("--require-fused {text}: expected N or NAME=N"))?;
+        Ok(Demand { name, count })
+    }
+
+    fn unmet(&self, r: &report::Report) -> Result<Option<String>, Failure> {
+        let (what, found) = match &self.name {
+            None => ("fused sites".to_owned(), r.fused.values().sum()),
+            Some(n) => match r.fused.get(n.as_str()) {
+                Some(c) => (n.clone(), *c),
+                None => {
+                    let known: Vec<&str> = r.fused.keys().copied().collect();
+                    return Err(format!("--require-fused {n}: fused operators are {}", known.join(", ")).into());
+                }
+            },
+        };
+        Ok((found < self.count).then(|| format!("{} {what} are required, {found} were fused", self.count)))
+    }
+}

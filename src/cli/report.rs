@@ -1,0 +1,253 @@
+//! The report of `optimize`: everything that is printed for people, for machines. Keys are stable.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use sinter_runtime::plan::{Source, Stage};
+
+use crate::import::Imported;
+use crate::ir::{Op, TensorType};
+use crate::lower::step_counts;
+use crate::pipeline::Compiled;
+use crate::timing::{Timings, peak_rss_bytes};
+
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) schema: u32,
+    pub(super) model: Model,
+    pub(super) mapping: MappingReport,
+    pub(super) saturate: Saturate,
+    pub(super) extract: Extract,
+    pub(super) ops: BTreeMap<&'static str, usize>,
+    pub(super) fused: BTreeMap<&'static str, usize>,
+    pub(super) unfused: Vec<Unfused>,
+    pub(super) stages: Vec<StageReport>,
+    pub(super) certificate: CertificateReport,
+    pub(super) tolerance: BTreeMap<&'static str, [f64; 2]>,
+    pub(super) time_ms: BTreeMap<&'static str, f64>,
+    pub(super) peak_rss_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Model {
+    pub(super) path: String,
+    pub(super) nodes: usize,
+    pub(super) weights: usize,
+    pub(super) weight_bytes: u64,
+    pub(super) opset: i64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct MappingReport {
+    pub(super) tp: usize,
+    pub(super) pp: usize,
+    pub(super) cp: usize,
+    pub(super) attention_dp: bool,
+    pub(super) moe_tp: usize,
+    pub(super) moe_ep: usize,
+    pub(super) world: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Saturate {
+    pub(super) stop: String,
+    pub(super) iterations: usize,
+    pub(super) e_nodes: usize,
+    pub(super) e_classes: usize,
+    /// Times that each rule changed the e-graph; rules that never did are left out.
+    pub(super) rules: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Extract {
+    pub(super) original_ns: u64,
+    pub(super) greedy_ns: u64,
+    pub(super) chosen_ns: u64,
+    pub(super) bound_ns: u64,
+    pub(super) original_time_ns: u64,
+    pub(super) chosen_time_ns: u64,
+}
+
+/// An all-reduce, residual sum or norm that is a step of its own.
+#[derive(Debug, Serialize)]
+pub(super) struct Unfused {
+    pub(super) op: &'static str,
+    pub(super) node: String,
+    pub(super) stage: usize,
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StageReport {
+    pub(super) index: usize,
+    pub(super) ops: BTreeMap<&'static str, usize>,
+    pub(super) fused: BTreeMap<&'static str, usize>,
+    pub(super) weight_bytes_per_rank: u64,
+    pub(super) whole_matrices: Vec<String>,
+    pub(super) sends: Vec<Send>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Send {
+    pub(super) name: String,
+    pub(super) to: i64,
+    pub(super) dtype: String,
+    pub(super) shape: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct CertificateReport {
+    pub(super) groups: usize,
+    pub(super) collectives: usize,
+    pub(super) ok: bool,
+}
+
+fn const_bytes(t: &TensorType) -> u64 {
+    t.bytes().as_const().map_or(0, i64::unsigned_abs)
+}
+
+impl Report {
+    pub(super) fn new(path: &Path, model: &Imported, c: &Compiled, outer: &Timings) -> Report {
+        let m = c.plan.mapping;
+        let (ops, fused) = step_counts(&c.plan.stages);
+        let e = &c.extract;
+        let last = c.saturate.last().map(|(_, s)| s);
+        let mut rules = BTreeMap::new();
+        for (name, s) in c.saturate.iter().flat_map(|(_, s)| &s.rules) {
+            if s.applied > 0 {
+                *rules.entry(name.clone()).or_insert(0) += s.applied;
+            }
+        }
+        let mut time_ms: BTreeMap<&'static str, f64> =
+            ["import", "raise", "partition", "saturate", "extract", "lower", "write"].map(|n| (n, 0.0)).into();
+        for (n, ms) in outer.entries().iter().chain(c.timings.entries()) {
+            *time_ms.entry(n).or_insert(0.0) += ms;
+        }
+        time_ms.insert("total", outer.total() + c.timings.total());
+        let tolerances = [crate::ir::DType::F32, crate::ir::DType::F16, crate::ir::DType::BF16];
+        Report {
+            schema: 1,
+            model: Model {
+                path: path.display().to_string(),
+                nodes: model.n_nodes,
+                weights: model.weights.0.len(),
+                weight_bytes: model.weights.0.values().map(|w| w.bytes.len() as u64).sum(),
+                opset: model.opset,
+            },
+            mapping: MappingReport {
+                tp: m.tp,
+                pp: m.pp,
+                cp: 1,
+                attention_dp: false,
+                moe_tp: m.tp,
+                moe_ep: 1,
+                world: m.world(),
+            },
+            saturate: Saturate {
+                stop: c.stop(),
+                iterations: c.saturate.iter().map(|(_, s)| s.iterations).sum(),
+                e_nodes: last.map_or(0, |s| s.e_nodes),
+                e_classes: last.map_or(0, |s| s.e_classes),
+                rules,
+            },
+            extract: Extract {
+                original_ns: e.original_ns,
+                greedy_ns: e.greedy_ns,
+                chosen_ns: e.chosen_ns,
+                bound_ns: e.bound_ns,
+                original_time_ns: e.original_time_ns,
+                chosen_time_ns: e.chosen_time_ns,
+            },
+            ops,
+            fused,
+            unfused: c.plan.stages.iter().enumerate().flat_map(|(i, s)| unfused(i, s)).collect(),
+            stages: c.plan.stages.iter().enumerate().map(|(i, s)| stage(i, s, m.tp)).collect(),
+            certificate: CertificateReport {
+                groups: c.plan.certificate.groups.len(),
+                collectives: c.plan.certificate.groups.iter().map(|g| g.calls.len()).sum(),
+                ok: true,
+            },
+            tolerance: tolerances
+                .map(|d| {
+                    let t = sinter_runtime::compare::Tolerance::of(d);
+                    (d.name(), [t.abs, t.rel])
+                })
+                .into(),
+            time_ms,
+            peak_rss_bytes: peak_rss_bytes(),
+        }
+    }
+}
+
+fn stage(index: usize, s: &Stage, tp: usize) -> StageReport {
+    let (ops, fused) = step_counts(std::slice::from_ref(s));
+    let weights = || s.values.iter().filter(|v| matches!(v.source, Source::Weight { .. }));
+    let whole = weights().filter(|v| {
+        let matrix = v.ty.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1;
+        tp > 1 && matrix && matches!(v.source, Source::Weight { part: None, .. })
+    });
+    let sends = s.steps.iter().filter_map(|step| match step.op {
+        Op::Send { stage, .. } => {
+            let v = s.value(step.inputs[0]);
+            let shape = v.ty.shape.iter().map(ToString::to_string).collect();
+            Some(Send { name: v.name.clone(), to: stage, dtype: v.ty.dtype.name().to_owned(), shape })
+        }
+        _ => None,
+    });
+    StageReport {
+        index,
+        ops,
+        fused,
+        weight_bytes_per_rank: weights().map(|v| const_bytes(&v.ty)).sum(),
+        whole_matrices: whole.map(|v| v.name.clone()).collect(),
+        sends: sends.collect(),
+    }
+}
+
+/// The all-reduces, residual sums before norms, and norms over the hidden width that no kernel joins.
+fn unfused(index: usize, s: &Stage) -> Vec<Unfused> {
+    // Who makes and who reads each value, through reshapes.
+    let mut maker = vec![None; s.values.len()];
+    let mut readers: Vec<Vec<usize>> = vec![vec![]; s.values.len()];
+    for (i, step) in s.steps.iter().enumerate() {
+        step.outputs.iter().flatten().for_each(|v| maker[v.0] = Some(i));
+        step.inputs.iter().for_each(|v| readers[s.storage(*v).0].push(i));
+    }
+    let norm = |op: &Op| matches!(op, Op::RmsNorm { .. } | Op::LayerNorm { .. });
+    let describe = |v: sinter_runtime::plan::ValueId| match maker[s.storage(v).0] {
+        Some(m) => format!("`{}`, made by {}", s.value(v).name, s.steps[m].op.name()),
+        None => format!("`{}`, which no step of this stage makes", s.value(v).name),
+    };
+    let mut out = vec![];
+    for step in &s.steps {
+        let Some(Some(result)) = step.outputs.first() else { continue };
+        let read_by = |f: &dyn Fn(&Op) -> bool| readers[result.0].iter().any(|&r| f(&s.steps[r].op));
+        let reason = match &step.op {
+            op if norm(op) => {
+                let by = maker[s.storage(step.inputs[0]).0].map(|m| &s.steps[m].op);
+                match by {
+                    Some(Op::Add {}) => "no fused kernel costs less than the sum and the norm apart".to_owned(),
+                    _ => format!("it reads {}, not a residual sum", describe(step.inputs[0])),
+                }
+            }
+            Op::AllReduce { .. } => {
+                if read_by(&|o| matches!(o, Op::Add {})) {
+                    "the sum that reads it does not lead to a norm".to_owned()
+                } else {
+                    "no residual sum reads it".to_owned()
+                }
+            }
+            // Only sums of two computed tensors of equal shape are residual sums.
+            Op::Add {} if step.inputs.iter().all(|v| maker[s.storage(*v).0].is_some()) && s.value(step.inputs[0]).ty == s.value(step.inputs[1]).ty => {
+                if s.value(*result).ty.rank() < 2 || !s.value(*result).ty.dtype.is_float() {
+                    continue;
+                }
+                "no norm reads the sum in this stage".to_owned()
+            }
+            _ => continue,
+        };
+        out.push(Unfused { op: step.op.name(), node: s.value(*result).name.clone(), stage: index, reason });
+    }
+    out
+}

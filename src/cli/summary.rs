@@ -1,0 +1,118 @@
+//! The summary of `optimize` for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::report::{Report, Unfused};
+use crate::pipeline::Compiled;
+
+fn bytes(n: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut v = n as f64;
+    let mut u = 0;
+    while v >= 1024.0 && u + 1 < units.len() {
+        v /= 1024.0;
+        u += 1;
+    }
+    if u == 0 { format!("{n} B") } else { format!("{v:.1} {}", units[u]) }
+}
+
+fn time(ns: u64) -> String {
+    match ns {
+        0..10_000 => format!("{ns} ns"),
+        10_000..10_000_000 => format!("{:.1} us", ns as f64 / 1e3),
+        _ => format!("{:.2} ms", ns as f64 / 1e6),
+    }
+}
+
+fn counts(m: &BTreeMap<&'static str, usize>) -> String {
+    let list: Vec<String> = m.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
+    if list.is_empty() { "nothing".into() } else { list.join(", ") }
+}
+
+pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
+    let mut t = String::new();
+    let m = &r.mapping;
+    let _ = writeln!(
+        t,
+        "{}: {} nodes, opset {}, {} weights of {}",
+        r.model.path,
+        r.model.nodes,
+        r.model.opset,
+        r.model.weights,
+        bytes(r.model.weight_bytes)
+    );
+    let _ = writeln!(t, "tp {} x pp {} = {} rank{}", m.tp, m.pp, m.world, if m.world == 1 { "" } else { "s" });
+    let _ = writeln!(
+        t,
+        "e-graph: {} after {} rounds, {} e-nodes in {} e-classes",
+        r.saturate.stop, r.saturate.iterations, r.saturate.e_nodes, r.saturate.e_classes
+    );
+    let _ = writeln!(t, "fused: {}", counts(&r.fused));
+    for s in &r.stages {
+        let _ = writeln!(t, "stage {}", s.index);
+        let _ = writeln!(t, "  fused    {}", counts(&s.fused));
+        let rest: BTreeMap<_, _> = s.ops.iter().filter(|(k, _)| KEY_OPS.contains(k)).map(|(k, v)| (*k, *v)).collect();
+        let _ = writeln!(t, "  apart    {}", counts(&rest));
+        let _ = writeln!(t, "  weights  {} per rank", bytes(s.weight_bytes_per_rank));
+        if !s.whole_matrices.is_empty() {
+            let _ = writeln!(t, "  whole    {} (tp does not divide them)", list(&s.whole_matrices));
+        }
+        for x in &s.sends {
+            let _ = writeln!(t, "  sends    {}: {}[{}] to stage {}", x.name, x.dtype, x.shape.join(", "), x.to);
+        }
+    }
+    if !r.unfused.is_empty() {
+        let _ = writeln!(t, "not fused");
+        let mut groups: BTreeMap<(usize, &str, &str), Vec<&Unfused>> = BTreeMap::new();
+        for u in &r.unfused {
+            groups.entry((u.stage, u.op, &u.reason)).or_default().push(u);
+        }
+        for ((stage, op, reason), us) in groups {
+            let names: Vec<String> = us.iter().map(|u| u.node.clone()).collect();
+            let _ = writeln!(t, "  stage {stage}: {op} {}: {reason}", list(&names));
+        }
+    }
+    let e = &r.extract;
+    let _ = writeln!(
+        t,
+        "estimated time on {} (profiles {}): {} on one device before, {} after",
+        c.device,
+        "decode and prefill",
+        time(e.original_time_ns),
+        time(e.chosen_time_ns)
+    );
+    let _ = writeln!(
+        t,
+        "certificate: {} groups, {} calls, matched and free of deadlock",
+        r.certificate.groups, r.certificate.collectives
+    );
+    let ms = |k: &str| r.time_ms.get(k).copied().unwrap_or(0.0);
+    let _ = writeln!(
+        t,
+        "compiled in {:.0} ms (import {:.0}, raise {:.0}, saturate {:.0}, extract {:.0}, lower {:.0}, write {:.0}), peak memory {}",
+        ms("total"),
+        ms("import"),
+        ms("raise"),
+        ms("saturate"),
+        ms("extract"),
+        ms("lower"),
+        ms("write"),
+        bytes(r.peak_rss_bytes)
+    );
+    if let Some(dir) = output {
+        let _ = writeln!(t, "plan written to {}", dir.display());
+    }
+    t
+}
+
+/// Operators that a fusion could have taken.
+const KEY_OPS: &[&str] = &["all_reduce", "all_gather", "rms_norm", "layer_norm", "matmul", "attention"];
+
+/// A few names, and how many more there are.
+fn list(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(4).map(|n| format!("`{n}`")).collect();
+    let more = names.len().saturating_sub(4);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}

@@ -1,0 +1,369 @@
+//! Lower: from the extracted graph to a plan.
+//!
+//! Each stage gets its steps in graph order, values that belong to no stage in every stage that reads
+//! them, receives first and sends as soon as the value exists. The certificate is derived here; a plan
+//! without one is never written.
+
+mod buffers;
+
+use std::collections::{BTreeMap, HashMap};
+
+use sinter_runtime::plan::{
+    self, Buffer, CertificateError, InputDecl, OutputDecl, Plan, Source, Stage, Step, Value, ValueId, WeightEntry,
+};
+
+use crate::cost::CostModel;
+use crate::import::Weights;
+use crate::ir::{Bindings, Class, Graph, Mapping, NodeId, Op, Part, TensorType};
+
+/// A defect of the compiler: the program cannot be executed as scheduled.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// The ranks' communication does not fit together.
+    #[error("schedule: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The plan breaks a rule of the format.
+    #[error("lower: {0}")]
+    Invalid(String),
+}
+
+/// The plan of a program. `reference` is the imported graph, which `run --verify` executes.
+pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostModel) -> Result<Plan, LowerError> {
+    let inputs: Vec<InputDecl> = graph
+        .nodes()
+        .filter_map(|(_, n)| match &n.op {
+            Op::Input { name, .. } => Some(InputDecl { name: name.clone(), ty: n.ty().clone() }),
+            _ => None,
+        })
+        .collect();
+    let sizes = cost.profiles();
+    let mut stages = vec![];
+    let mut outputs: Vec<Option<OutputDecl>> = vec![None; graph.outputs().len()];
+    let needs = stages_needed(graph, mapping.pp)?;
+    for s in 0..mapping.pp {
+        let mut b = Builder::new(graph, &inputs);
+        b.stage(s, &needs)?;
+        let here: Vec<usize> = (0..graph.outputs().len()).filter(|&i| home(graph, graph.outputs()[i].value) == s).collect();
+        let keep = here.iter().map(|&i| b.operand(graph.outputs()[i].value)).collect::<Result<Vec<_>, _>>()?;
+        let (stage, keep) = b.finish(keep, sizes);
+        for (i, value) in here.into_iter().zip(keep) {
+            let o = &graph.outputs()[i];
+            let mut ty = graph.node(o.value).ty().clone();
+            if let Some(p) = o.part {
+                ty.shape[p.dim] = &ty.shape[p.dim] * &(p.parts as i64).into();
+            }
+            outputs[i] = Some(OutputDecl { name: o.name.clone(), ty, stage: s, value, part: o.part });
+        }
+        stages.push(stage);
+    }
+    let reference = reference_stage(reference, &inputs, sizes)?;
+    keep_for_reference(&mut stages, &reference);
+    let certificate = plan::certify(&mapping, &stages)?;
+    let plan = Plan {
+        version: plan::VERSION,
+        model: graph.name.clone(),
+        mapping,
+        inputs: inputs.clone(),
+        outputs: outputs.into_iter().flatten().collect(),
+        stages,
+        certificate,
+        reference: Some(Box::new(reference)),
+        files: vec![],
+    };
+    plan::verify(&plan).map_err(|e| LowerError::Invalid(e.to_string()))?;
+    Ok(plan)
+}
+
+/// A weight that no rank needs any more is still kept in the first stage, so that the plan folder alone
+/// is enough to compute what is right.
+fn keep_for_reference(stages: &mut [Stage], reference: &Stage) {
+    let held: std::collections::BTreeSet<String> = stages
+        .iter()
+        .flat_map(|s| &s.values)
+        .filter_map(|v| match &v.source {
+            Source::Weight { weight, .. } => Some(weight.clone()),
+            _ => None,
+        })
+        .collect();
+    let names: std::collections::BTreeSet<String> = stages[0].values.iter().map(|v| v.name.clone()).collect();
+    for v in &reference.values {
+        if let Source::Weight { weight, .. } = &v.source
+            && !held.contains(weight)
+            && !names.contains(&v.name)
+        {
+            stages[0].values.push(v.clone());
+        }
+    }
+}
+
+/// The unoptimised program as a stage of its own; its results carry the outputs' names.
+fn reference_stage(graph: &Graph, inputs: &[InputDecl], sizes: &[Bindings]) -> Result<Stage, LowerError> {
+    let mut b = Builder::new(graph, inputs);
+    b.stage(0, &vec![vec![0]; graph.len()])?;
+    let mut keep = vec![];
+    for o in graph.outputs() {
+        let value = b.operand(o.value)?;
+        let named = if b.stage.value(value).name == o.name {
+            value
+        } else {
+            let v = Value { name: o.name.clone(), ty: graph.node(o.value).ty().clone(), source: Source::Alias(value) };
+            b.push(v)
+        };
+        keep.push(named);
+    }
+    Ok(b.finish(keep, sizes).0)
+}
+
+fn home(graph: &Graph, id: NodeId) -> usize {
+    graph.node(id).stage.unwrap_or(0)
+}
+
+/// By node, the stages that must have its value.
+fn stages_needed(graph: &Graph, pp: usize) -> Result<Vec<Vec<usize>>, LowerError> {
+    let mut needs: Vec<Vec<usize>> = vec![vec![]; graph.len()];
+    let want = |v: &mut Vec<usize>, s: usize| {
+        if !v.contains(&s) {
+            v.push(s);
+            v.sort_unstable();
+        }
+    };
+    for o in graph.outputs() {
+        want(&mut needs[o.value.index()], home(graph, o.value));
+    }
+    for (id, n) in graph.nodes().rev() {
+        if let Some(s) = n.stage {
+            if s >= pp {
+                return Err(LowerError::Invalid(format!("`{}` is in stage {s} of {pp}", n.name)));
+            }
+            needs[id.index()] = if needs[id.index()].is_empty() { vec![] } else { vec![s] };
+        }
+        let here = needs[id.index()].clone();
+        for &i in &n.inputs {
+            match (&n.op, graph.node(i).stage) {
+                // The sender needs the operand, not the receiver.
+                (Op::Boundary { .. }, Some(from)) if !here.is_empty() => want(&mut needs[i.index()], from),
+                _ => here.iter().for_each(|&s| want(&mut needs[i.index()], s)),
+            }
+        }
+    }
+    Ok(needs)
+}
+
+struct Builder<'g> {
+    graph: &'g Graph,
+    inputs: &'g [InputDecl],
+    stage: Stage,
+    values_of: HashMap<NodeId, ValueId>,
+    names: std::collections::BTreeSet<String>,
+}
+
+impl<'g> Builder<'g> {
+    fn new(graph: &'g Graph, inputs: &'g [InputDecl]) -> Self {
+        Builder { graph, inputs, stage: Stage::default(), values_of: HashMap::new(), names: Default::default() }
+    }
+
+    fn push(&mut self, mut v: Value) -> ValueId {
+        let base = v.name.clone();
+        let mut i = 1;
+        while !self.names.insert(v.name.clone()) {
+            i += 1;
+            v.name = format!("{base}.{i}");
+        }
+        self.stage.values.push(v);
+        ValueId(self.stage.values.len() - 1)
+    }
+
+    fn stage(&mut self, s: usize, needs: &[Vec<usize>]) -> Result<(), LowerError> {
+        let graph = self.graph;
+        // Receives come first, by sender and in the order in which the sender has the values.
+        let mut recvs: Vec<(usize, NodeId, NodeId)> = graph
+            .nodes()
+            .filter(|(id, n)| matches!(n.op, Op::Boundary { .. }) && n.stage == Some(s) && needs[id.index()].contains(&s))
+            .map(|(id, n)| (home(graph, n.inputs[0]), n.inputs[0], id))
+            .collect();
+        recvs.sort_unstable();
+        for (from, _, id) in recvs {
+            let n = graph.node(id);
+            let v = self.push(Value { name: n.name.clone(), ty: n.ty().clone(), source: Source::Buffer(usize::MAX) });
+            self.values_of.insert(id, v);
+            self.step(Op::Recv { stage: from as i64, tag: i64::from(id.0) }, vec![], vec![Some(v)], id);
+        }
+        for (id, n) in graph.nodes() {
+            if needs[id.index()].contains(&s) && !self.values_of.contains_key(&id) {
+                self.node(id)?;
+            }
+            if n.stage.unwrap_or(0) == s && n.types.len() == 1 && needs[id.index()].contains(&s) {
+                let mut to: Vec<NodeId> = graph.users(id);
+                to.retain(|u| {
+                    let u_node = graph.node(*u);
+                    matches!(u_node.op, Op::Boundary { .. }) && u_node.stage.is_some_and(|t| t != s) && !needs[u.index()].is_empty()
+                });
+                for u in to {
+                    let stage = home(graph, u) as i64;
+                    let value = self.values_of[&id];
+                    self.step(Op::Send { stage, tag: i64::from(u.0) }, vec![value], vec![], u);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, op: Op, inputs: Vec<ValueId>, outputs: Vec<Option<ValueId>>, of: NodeId) {
+        let n = self.graph.node(of);
+        self.stage.steps.push(Step { op, inputs, outputs, origin: n.origin.clone(), rules: n.rules.clone() });
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let n = graph.node(id);
+        let value = |source: Source| Value { name: n.name.clone(), ty: n.ty().clone(), source };
+        let input_index = |name: &str| {
+            let at = self.inputs.iter().position(|i| i.name == name);
+            at.ok_or_else(|| LowerError::Invalid(format!("input `{name}` is not declared")))
+        };
+        let source = match &n.op {
+            Op::Input { name, .. } => Source::Input { index: input_index(name)?, part: None },
+            Op::Weight { name, .. } => Source::Weight { key: name.clone(), weight: name.clone(), part: None },
+            Op::Shard { dim, axis, parts } => {
+                let part = Some(Part { dim: *dim as usize, axis: *axis, parts: *parts as usize });
+                match &graph.node(n.inputs[0]).op {
+                    Op::Input { name, .. } => Source::Input { index: input_index(name)?, part },
+                    Op::Weight { name, .. } => Source::Weight { key: n.name.clone(), weight: name.clone(), part },
+                    _ => Source::Buffer(usize::MAX),
+                }
+            }
+            Op::Reshape { .. } => Source::Alias(self.operand(n.inputs[0])?),
+            Op::Get { .. } => {
+                // The tuple's step has made it, unless nothing read it then.
+                return Err(LowerError::Invalid(format!("`{}` reads a tuple that has no step", n.name)));
+            }
+            _ => Source::Buffer(usize::MAX),
+        };
+        if source != Source::Buffer(usize::MAX) {
+            let v = self.push(value(source));
+            self.values_of.insert(id, v);
+            return Ok(());
+        }
+        let inputs = n.inputs.iter().map(|&i| self.operand(i)).collect::<Result<Vec<_>, _>>()?;
+        if n.types.len() == 1 {
+            let v = self.push(value(source));
+            self.values_of.insert(id, v);
+            self.step(n.op.clone(), inputs, vec![Some(v)], id);
+            return Ok(());
+        }
+        // A tuple: its readers are the step's results.
+        let mut outputs = vec![None; n.types.len()];
+        for u in graph.users(id) {
+            let reader = graph.node(u);
+            if let Op::Get { index } = reader.op {
+                let v = self.push(Value {
+                    name: reader.name.clone(),
+                    ty: reader.ty().clone(),
+                    source: Source::Buffer(usize::MAX),
+                });
+                outputs[index as usize] = Some(v);
+                self.values_of.insert(u, v);
+            }
+        }
+        self.step(n.op.clone(), inputs, outputs, id);
+        Ok(())
+    }
+
+    fn operand(&self, id: NodeId) -> Result<ValueId, LowerError> {
+        let name = || self.graph.node(id).name.clone();
+        self.values_of.get(&id).copied().ok_or_else(|| LowerError::Invalid(format!("`{}` is not in the stage", name())))
+    }
+
+    /// The stage, and the values to keep under their final numbers.
+    fn finish(mut self, mut keep: Vec<ValueId>, sizes: &[Bindings]) -> (Stage, Vec<ValueId>) {
+        self.drop_unread(&mut keep);
+        buffers::assign(&mut self.stage, &keep, sizes);
+        (self.stage, keep)
+    }
+
+    /// Leaves whose part alone is read are not values of the stage.
+    fn drop_unread(&mut self, keep: &mut [ValueId]) {
+        let mut read = vec![false; self.stage.values.len()];
+        keep.iter().for_each(|v| read[v.0] = true);
+        for s in &self.stage.steps {
+            s.inputs.iter().for_each(|v| read[v.0] = true);
+            s.outputs.iter().flatten().for_each(|v| read[v.0] = true);
+        }
+        for i in (0..read.len()).rev() {
+            if let Source::Alias(of) = self.stage.values[i].source
+                && read[i]
+            {
+                read[of.0] = true;
+            }
+        }
+        let mut map = vec![ValueId(usize::MAX); read.len()];
+        let mut next = 0;
+        for (i, r) in read.iter().enumerate() {
+            if *r {
+                map[i] = ValueId(next);
+                next += 1;
+            }
+        }
+        let mut i = 0;
+        self.stage.values.retain(|_| {
+            i += 1;
+            read[i - 1]
+        });
+        for v in &mut self.stage.values {
+            if let Source::Alias(of) = &mut v.source {
+                *of = map[of.0];
+            }
+        }
+        for s in &mut self.stage.steps {
+            s.inputs.iter_mut().for_each(|v| *v = map[v.0]);
+            s.outputs.iter_mut().flatten().for_each(|v| *v = map[v.0]);
+        }
+        keep.iter_mut().for_each(|v| *v = map[v.0]);
+    }
+}
+
+/// What each rank's weight file holds.
+pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Result<Vec<WeightEntry<'w>>, LowerError> {
+    let stage = &plan.stages[rank / plan.mapping.tp];
+    let column = rank % plan.mapping.tp;
+    let mut out = vec![];
+    for v in &stage.values {
+        let Source::Weight { key, weight, part } = &v.source else { continue };
+        let w = weights.0.get(weight).ok_or_else(|| LowerError::Invalid(format!("weight `{weight}` is missing")))?;
+        let constant = |t: &TensorType| t.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect::<Vec<_>>();
+        out.push(WeightEntry {
+            key: key.clone(),
+            dtype: w.ty.dtype,
+            shape: constant(&v.ty),
+            source: &w.bytes,
+            source_shape: constant(&w.ty),
+            cut: part.map(|p| (p.dim, p.of(column, plan.mapping.size(p.axis)), p.parts)),
+        });
+    }
+    Ok(out)
+}
+
+/// Counts of steps by operator, over all stages for one rank of each.
+pub fn step_counts(stages: &[Stage]) -> (BTreeMap<&'static str, usize>, BTreeMap<&'static str, usize>) {
+    let mut ops = BTreeMap::new();
+    let mut fused = BTreeMap::new();
+    for info in crate::ir::op::table() {
+        match info.class {
+            Class::Fused => fused.insert(info.name, 0),
+            _ if matches!(info.name, "matmul" | "attention" | "all_reduce" | "all_gather" | "add" | "rms_norm" | "layer_norm") => {
+                ops.insert(info.name, 0)
+            }
+            _ => None,
+        };
+    }
+    for s in stages.iter().flat_map(|s| &s.steps) {
+        let into = if s.op.info().class == Class::Fused { &mut fused } else { &mut ops };
+        *into.entry(s.op.name()).or_insert(0) += 1;
+    }
+    (ops, fused)
+}
+
+/// Bytes that the buffers of a stage take, in one profile.
+pub fn buffer_bytes(stage: &Stage, sizes: &Bindings) -> i64 {
+    stage.buffers.iter().map(|b: &Buffer| b.bytes.iter().filter_map(|d| d.eval(sizes).ok()).max().unwrap_or(0)).sum()
+}

@@ -1,0 +1,241 @@
+//! Partition: assigns the raised graph to pipeline stages and inserts `boundary` on what crosses.
+//!
+//! A cut is *narrow* where a single tensor crosses: after each residual sum. A layer runs from one
+//! attention to the next (in graphs without attention, from one narrow cut to the next), and stages are
+//! contiguous runs of layers with the smallest possible cost of the most expensive one. Values that
+//! follow from graph inputs and vectors alone belong to no stage: every stage computes what it needs.
+
+use std::collections::BTreeMap;
+
+use crate::cost::CostModel;
+use crate::ir::{Graph, NodeId, Op, TensorType};
+use crate::saturate::analysis::facts;
+
+/// Why a graph cannot be partitioned as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// More stages than layers.
+    #[error("--pp {pp} is impossible: the model has {layers} layers, and each stage needs at least one\n  help: use --pp {layers} or less")]
+    TooManyStages {
+        /// Stages asked for.
+        pp: usize,
+        /// Layers found.
+        layers: usize,
+    },
+    /// `--pp-partition` does not fit.
+    #[error("--pp-partition {given:?}: {message}")]
+    BadPartition {
+        /// What was given.
+        given: Vec<usize>,
+        /// What is wrong.
+        message: String,
+    },
+    /// The tensor-parallel size does not divide the heads.
+    #[error("--tp {tp} is impossible: attention `{node}` has {heads} query heads and {kv_heads} key heads\n  help: tp must divide the query heads, and divide the key heads or be a multiple of them; possible here: {possible}")]
+    Heads {
+        /// Size asked for.
+        tp: usize,
+        /// The attention.
+        node: String,
+        /// Query heads.
+        heads: i64,
+        /// Key heads.
+        kv_heads: i64,
+        /// Sizes that fit.
+        possible: String,
+    },
+    /// A defect of the compiler.
+    #[error("partition: {0}")]
+    Internal(String),
+}
+
+/// Checks that the tensor axis can divide every attention.
+pub fn check_heads(graph: &Graph, tp: usize) -> Result<(), PartitionError> {
+    for (_, n) in graph.nodes() {
+        if !matches!(n.op, Op::Attention { .. }) {
+            continue;
+        }
+        let heads = |i: usize| graph.node(n.inputs[i]).ty().shape[1].as_const();
+        let (Some(q), Some(k)) = (heads(0), heads(1)) else { continue };
+        let fits = |t: i64| q % t == 0 && (k % t == 0 || t % k == 0);
+        if !fits(tp as i64) {
+            let possible: Vec<String> = (1..=q).filter(|&t| fits(t)).map(|t| t.to_string()).collect();
+            return Err(PartitionError::Heads {
+                tp,
+                node: n.name.clone(),
+                heads: q,
+                kv_heads: k,
+                possible: possible.join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Assigns stages. `layers_per_stage` overrides the balance by cost.
+pub fn partition(
+    graph: &Graph,
+    pp: usize,
+    layers_per_stage: Option<&[usize]>,
+    cost: &CostModel,
+) -> Result<Graph, PartitionError> {
+    let facts = facts(graph).map_err(PartitionError::Internal)?;
+    let bound: Vec<bool> = facts.iter().map(|f| !f.free && !f.weight && !f.leaf).collect();
+    let layers = layers(graph, &bound, cost);
+    if let Some(given) = layers_per_stage {
+        let fail = |message: String| Err(PartitionError::BadPartition { given: given.to_vec(), message });
+        if given.len() != pp {
+            return fail(format!("{} numbers for {pp} stages", given.len()));
+        }
+        if given.contains(&0) {
+            return fail("a stage without a layer".into());
+        }
+        if given.iter().sum::<usize>() != layers.len() {
+            return fail(format!("the numbers add up to {}, but the model has {} layers", given.iter().sum::<usize>(), layers.len()));
+        }
+    }
+    if pp == 1 {
+        return Ok(graph.clone());
+    }
+    if pp > layers.len() {
+        return Err(PartitionError::TooManyStages { pp, layers: layers.len() });
+    }
+    let sizes = match layers_per_stage {
+        Some(given) => given.to_vec(),
+        None => balance(&layers.iter().map(|l| l.cost).collect::<Vec<_>>(), pp),
+    };
+    // The first node of each stage after the first.
+    let mut starts = vec![];
+    let mut at = 0;
+    for s in &sizes[..pp - 1] {
+        at += s;
+        starts.push(layers[at].start);
+    }
+    Ok(cut(graph, &bound, &starts))
+}
+
+struct Layer {
+    /// The first node.
+    start: NodeId,
+    cost: u64,
+}
+
+/// The layers; what precedes the first counts for it, what follows the last for that.
+fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
+    // The last reader of each bound value tells how many are live after each node.
+    let mut last = vec![0usize; graph.len()];
+    for (id, n) in graph.nodes().filter(|(id, _)| bound[id.index()]) {
+        for i in &n.inputs {
+            last[i.index()] = id.index();
+        }
+    }
+    let mut ends = vec![0usize; graph.len()];
+    (0..graph.len()).filter(|&i| bound[i]).for_each(|i| ends[last[i].max(i)] += 1);
+    let mut live = 0usize;
+    let mut segments: Vec<(NodeId, bool, bool, u64)> = vec![];
+    let mut open: Option<(NodeId, bool, bool, u64)> = None;
+    for (id, n) in graph.nodes().filter(|(id, _)| bound[id.index()]) {
+        let operands: Vec<&[TensorType]> = n.inputs.iter().map(|&i| &graph.node(i).types[..]).collect();
+        let s = open.get_or_insert((id, false, false, 0));
+        s.1 |= matches!(n.op, Op::Attention { .. });
+        s.2 |= matches!(n.op, Op::Matmul { .. });
+        s.3 += cost.time(&n.op, &operands, &n.types);
+        live += 1;
+        live -= ends[id.index()];
+        if live <= 1 {
+            segments.extend(open.take());
+        }
+    }
+    segments.extend(open);
+    let any_attention = segments.iter().any(|s| s.1);
+    let mut layers: Vec<Layer> = vec![];
+    let mut before = 0;
+    for (start, attention, product, cost) in segments {
+        let begins = if any_attention { attention } else { product };
+        if begins {
+            layers.push(Layer { start, cost: cost + std::mem::take(&mut before) });
+        } else {
+            match layers.last_mut() {
+                Some(l) => l.cost += cost,
+                None => before += cost,
+            }
+        }
+    }
+    layers
+}
+
+/// Numbers of layers per stage with the smallest most expensive stage; among those the most even.
+fn balance(costs: &[u64], pp: usize) -> Vec<usize> {
+    let n = costs.len();
+    let mut sum = vec![0u64; n + 1];
+    for (i, c) in costs.iter().enumerate() {
+        sum[i + 1] = sum[i] + c;
+    }
+    // best[k][i]: the first i layers on k stages, as (largest cost, sum of squares of sizes, last size).
+    let worst = (u64::MAX, usize::MAX, 0);
+    let mut best = vec![vec![worst; n + 1]; pp + 1];
+    best[0][0] = (0, 0, 0);
+    for k in 1..=pp {
+        for i in k..=n {
+            for j in k - 1..i {
+                let (cost, squares, _) = best[k - 1][j];
+                if cost < u64::MAX {
+                    let candidate = (cost.max(sum[i] - sum[j]), squares + (i - j) * (i - j), i - j);
+                    best[k][i] = best[k][i].min(candidate);
+                }
+            }
+        }
+    }
+    let mut sizes = vec![];
+    let mut i = n;
+    for k in (1..=pp).rev() {
+        let size = best[k][i].2;
+        sizes.push(size);
+        i -= size;
+    }
+    sizes.reverse();
+    sizes
+}
+
+/// Inserts boundaries before the given nodes.
+fn cut(graph: &Graph, bound: &[bool], starts: &[NodeId]) -> Graph {
+    let mut out = Graph::new(&graph.name);
+    let mut map: Vec<NodeId> = Vec::with_capacity(graph.len());
+    let mut stage: Vec<usize> = vec![0; graph.len()];
+    let mut crossing: BTreeMap<(NodeId, usize), NodeId> = BTreeMap::new();
+    for (id, n) in graph.nodes() {
+        let mut node = n.clone();
+        if bound[id.index()] {
+            let follows = n.inputs.iter().any(|i| bound[i.index()]);
+            let here = if follows { starts.iter().filter(|s| **s <= id).count() } else { 0 };
+            stage[id.index()] = here;
+            node.stage = Some(here);
+            for i in &mut node.inputs {
+                let from = stage[i.index()];
+                *i = if bound[i.index()] && from < here {
+                    *crossing.entry((*i, here)).or_insert_with(|| {
+                        let of = graph.node(*i);
+                        out.push(crate::ir::Node {
+                            op: Op::Boundary { stage: here as i64 },
+                            inputs: vec![map[i.index()]],
+                            types: of.types.clone(),
+                            name: format!("{}.stage{here}", of.name),
+                            origin: vec![],
+                            rules: vec![],
+                            stage: Some(here),
+                        })
+                    })
+                } else {
+                    map[i.index()]
+                };
+            }
+        } else {
+            node.inputs.iter_mut().for_each(|i| *i = map[i.index()]);
+        }
+        map.push(out.push(node));
+    }
+    for o in graph.outputs() {
+        out.push_output(crate::ir::Output { value: map[o.value.index()], ..o.clone() });
+    }
+    out
+}

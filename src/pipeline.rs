@@ -1,0 +1,153 @@
+//! The only place that lists the stages: import, raise, partition, saturate, extract, lower.
+//!
+//! Straight-line code; the verifier runs between any two stages.
+
+use crate::cost::{CostModel, Device, Objective};
+use crate::extract::{self, ExtractError, ExtractStats};
+use crate::import::Imported;
+use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
+use crate::lower::{self, LowerError};
+use crate::partition::{self, PartitionError};
+use crate::rules::{Phase, RuleSet};
+use crate::saturate::{self, RuleConflict, SaturateConfig, SaturateStats, StopReason};
+use crate::timing::Timings;
+use sinter_runtime::plan::Plan;
+
+/// What to compile for.
+pub struct CompileConfig {
+    /// Sizes of the mesh axes.
+    pub mapping: Mapping,
+    /// Layers per stage; by cost where not given.
+    pub layers_per_stage: Option<Vec<usize>>,
+    /// What extraction minimises.
+    pub objective: Objective,
+    /// The device that costs are estimated for.
+    pub device: Device,
+    /// The rules.
+    pub rules: RuleSet,
+    /// Limits of saturation.
+    pub saturate: SaturateConfig,
+}
+
+/// A compiled model.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What the ranks execute.
+    pub plan: Plan,
+    /// The extracted program, SPMD, with stages.
+    pub graph: Graph,
+    /// The raised program before partition.
+    pub raised: Graph,
+    /// Saturation of the raised program and of the final one.
+    pub saturate: Vec<(Phase, SaturateStats)>,
+    /// Costs along the way. `original` is the imported program.
+    pub extract: ExtractStats,
+    /// Time by stage.
+    pub timings: Timings,
+    /// The device that costs are estimated for.
+    pub device: String,
+}
+
+/// A model that cannot be compiled as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A stage made a graph that is wrong: a defect of the compiler.
+    #[error("after {stage}: {source}\n  this is a defect of sinter; please report it with the model")]
+    Verify {
+        /// The stage.
+        stage: &'static str,
+        /// What is wrong.
+        source: VerifyError,
+    },
+    /// A rule equates what cannot be equal.
+    #[error(transparent)]
+    Rule(#[from] RuleConflict),
+    /// The mapping does not fit the model.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// A defect of the compiler.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// A defect of the compiler.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+}
+
+fn checked(stage: &'static str, graph: Graph) -> Result<Graph, CompileError> {
+    match verify(&graph) {
+        Ok(()) => Ok(graph),
+        Err(source) => Err(CompileError::Verify { stage, source }),
+    }
+}
+
+/// Compiles an imported model.
+pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, CompileError> {
+    let mut t = Timings::default();
+    let mapping = config.mapping;
+    let imported = checked("import", model.graph.clone())?;
+    let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
+
+    let (raised, raise_stats, raise_extract) = t.time("raise", || raise(&imported, config, &cost))?;
+    let raised = checked("raise", mark_caches(raised))?;
+    partition::check_heads(&raised, mapping.tp)?;
+    let staged =
+        t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
+    let staged = checked("partition", staged)?;
+
+    let mut program = saturate::load(&staged);
+    let mut stats = vec![(Phase::Raise, raise_stats)];
+    for phase in [Phase::Shard, Phase::Fuse] {
+        let rules = config.rules.phase(phase);
+        let made = &mut program.made;
+        let s = t.time("saturate", || saturate::saturate(&mut program.eg, &rules, &mapping, config.saturate, made))?;
+        stats.push((phase, s));
+    }
+    let found = t.time("extract", || extract::extract(&program, &staged, &cost))?;
+    let graph = checked("extract", found.graph)?;
+    let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
+    let extract = ExtractStats {
+        original_ns: raise_extract.original_ns,
+        original_time_ns: raise_extract.original_time_ns,
+        ..found.stats
+    };
+    Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.device().to_owned() })
+}
+
+fn raise(
+    graph: &Graph,
+    config: &CompileConfig,
+    cost: &CostModel,
+) -> Result<(Graph, SaturateStats, ExtractStats), CompileError> {
+    let mut program = saturate::load(graph);
+    let rules = config.rules.phase(Phase::Raise);
+    let made = &mut program.made;
+    let stats = saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made)?;
+    let found = extract::extract(&program, graph, cost)?;
+    Ok((found.graph, stats, found.stats))
+}
+
+/// Marks the outputs that extend an input: caches, which the caller feeds back, so that their parts may
+/// stay on the ranks.
+fn mark_caches(mut graph: Graph) -> Graph {
+    let caches: Vec<bool> = graph
+        .outputs()
+        .iter()
+        .map(|o| {
+            let n = graph.node(o.value);
+            matches!(n.op, Op::Concat { .. })
+                && n.inputs.iter().any(|&i| matches!(graph.node(i).op, Op::Input { .. }))
+        })
+        .collect();
+    for (o, c) in graph.outputs_mut().iter_mut().zip(caches) {
+        o.state = c;
+    }
+    graph
+}
+
+impl Compiled {
+    /// Why the saturation stopped: `saturated` only if every phase was.
+    pub fn stop(&self) -> String {
+        let early = self.saturate.iter().find(|(_, s)| s.stop != StopReason::Saturated);
+        early.map_or_else(|| "saturated".to_owned(), |(p, s)| format!("{} in phase {}", s.stop, p.name()))
+    }
+}
