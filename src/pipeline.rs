@@ -44,7 +44,7 @@ pub struct Compiled {
     pub extract: ExtractStats,
     /// Time by stage.
     pub timings: Timings,
-    /// The device that costs are estimated for.
+    /// The device and profiles that costs are estimated for.
     pub device: String,
 }
 
@@ -110,7 +110,7 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
         original_time_ns: raise_extract.original_time_ns,
         ..found.stats
     };
-    Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.device().to_owned() })
+    Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.describe() })
 }
 
 fn raise(
@@ -134,8 +134,7 @@ fn mark_caches(mut graph: Graph) -> Graph {
         .iter()
         .map(|o| {
             let n = graph.node(o.value);
-            matches!(n.op, Op::Concat { .. })
-                && n.inputs.iter().any(|&i| matches!(graph.node(i).op, Op::Input { .. }))
+            matches!(n.op, Op::Concat { .. }) && n.inputs.iter().any(|&i| matches!(graph.node(i).op, Op::Input { .. }))
         })
         .collect();
     for (o, c) in graph.outputs_mut().iter_mut().zip(caches) {

@@ -10,11 +10,18 @@ use sinter_runtime::tensor::Tensor;
 use super::Failure;
 use crate::import::proto::TensorProto;
 use crate::import::read_tensor;
+use crate::ir::DType;
 
-/// Reads the tensors with the given names. In a folder, tensor i is `<name>.npy`, `<prefix>_<i>.npy` or
+/// Reads the tensors with the given names and element types. NumPy has no bfloat16, so that f32 arrays
+/// stand for bf16 tensors, rounded to nearest. In a folder, tensor i is `<name>.npy`, `<prefix>_<i>.npy` or
 /// `<prefix>_<i>.pb`. All that is missing or surplus is reported at once.
-pub(super) fn read(path: &Path, prefix: &str, names: &[String]) -> Result<BTreeMap<String, Tensor>, Failure> {
-    let mut out = BTreeMap::new();
+pub(super) fn read(
+    path: &Path,
+    prefix: &str,
+    declared: &[(String, DType)],
+) -> Result<BTreeMap<String, Tensor>, Failure> {
+    let names: Vec<String> = declared.iter().map(|(n, _)| n.clone()).collect();
+    let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut problems = vec![];
     if path.is_dir() {
         for (i, name) in names.iter().enumerate() {
@@ -47,6 +54,14 @@ pub(super) fn read(path: &Path, prefix: &str, names: &[String]) -> Result<BTreeM
         }
         for n in names.iter().filter(|n| !out.contains_key(*n)) {
             problems.push(format!("`{n}` is missing"));
+        }
+    }
+    for (name, dtype) in declared {
+        if let Some(t) = out.get_mut(name)
+            && (*dtype, t.dtype) == (DType::BF16, DType::F32)
+        {
+            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect();
+            *t = Tensor::from_bytes(*dtype, &t.shape, &bytes)?;
         }
     }
     if problems.is_empty() {

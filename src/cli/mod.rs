@@ -139,7 +139,8 @@ struct RuleOptions {
 
 impl RuleOptions {
     fn load(&self) -> Result<RuleSet, Failure> {
-        let mut files: Vec<(String, String)> = BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
+        let mut files: Vec<(String, String)> =
+            BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
         for dir in &self.dirs {
             let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
             let mut paths = vec![];

@@ -1,10 +1,10 @@
 //! The report of `optimize`: everything that is printed for people, for machines. Keys are stable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
-use sinter_runtime::plan::{Source, Stage};
+use sinter_runtime::plan::{Source, Stage, Value};
 
 use crate::import::Imported;
 use crate::ir::{Op, TensorType};
@@ -84,6 +84,8 @@ pub(super) struct StageReport {
     pub(super) ops: BTreeMap<&'static str, usize>,
     pub(super) fused: BTreeMap<&'static str, usize>,
     pub(super) weight_bytes_per_rank: u64,
+    /// Of these, bytes of vectors that an earlier stage holds as well, because both compute from them.
+    pub(super) shared_weight_bytes: u64,
     pub(super) whole_matrices: Vec<String>,
     pub(super) sends: Vec<Send>,
 }
@@ -162,7 +164,7 @@ impl Report {
             ops,
             fused,
             unfused: c.plan.stages.iter().enumerate().flat_map(|(i, s)| unfused(i, s)).collect(),
-            stages: c.plan.stages.iter().enumerate().map(|(i, s)| stage(i, s, m.tp)).collect(),
+            stages: (0..m.pp).map(|i| stage(i, &c.plan.stages, m.tp)).collect(),
             certificate: CertificateReport {
                 groups: c.plan.certificate.groups.len(),
                 collectives: c.plan.certificate.groups.iter().map(|g| g.calls.len()).sum(),
@@ -180,7 +182,13 @@ impl Report {
     }
 }
 
-fn stage(index: usize, s: &Stage, tp: usize) -> StageReport {
+fn stage(index: usize, stages: &[Stage], tp: usize) -> StageReport {
+    let s = &stages[index];
+    let name = |v: &Value| match &v.source {
+        Source::Weight { weight, .. } => Some(weight.clone()),
+        _ => None,
+    };
+    let earlier: BTreeSet<String> = stages[..index].iter().flat_map(|s| &s.values).filter_map(name).collect();
     let (ops, fused) = step_counts(std::slice::from_ref(s));
     let weights = || s.values.iter().filter(|v| matches!(v.source, Source::Weight { .. }));
     let whole = weights().filter(|v| {
@@ -200,6 +208,10 @@ fn stage(index: usize, s: &Stage, tp: usize) -> StageReport {
         ops,
         fused,
         weight_bytes_per_rank: weights().map(|v| const_bytes(&v.ty)).sum(),
+        shared_weight_bytes: weights()
+            .filter(|v| name(v).is_some_and(|n| earlier.contains(&n)))
+            .map(|v| const_bytes(&v.ty))
+            .sum(),
         whole_matrices: whole.map(|v| v.name.clone()).collect(),
         sends: sends.collect(),
     }
@@ -239,7 +251,10 @@ fn unfused(index: usize, s: &Stage) -> Vec<Unfused> {
                 }
             }
             // Only sums of two computed tensors of equal shape are residual sums.
-            Op::Add {} if step.inputs.iter().all(|v| maker[s.storage(*v).0].is_some()) && s.value(step.inputs[0]).ty == s.value(step.inputs[1]).ty => {
+            Op::Add {}
+                if step.inputs.iter().all(|v| maker[s.storage(*v).0].is_some())
+                    && s.value(step.inputs[0]).ty == s.value(step.inputs[1]).ty =>
+            {
                 if s.value(*result).ty.rank() < 2 || !s.value(*result).ty.dtype.is_float() {
                     continue;
                 }

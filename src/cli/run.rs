@@ -129,8 +129,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
 }
 
 fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn WeightSource) -> Result<Outcome, Failure> {
-    let input_names: Vec<String> = plan.inputs.iter().map(|i| i.name.clone()).collect();
-    let output_names: Vec<String> = plan.outputs.iter().map(|i| i.name.clone()).collect();
+    let input_names: Vec<_> = plan.inputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
+    let output_names: Vec<_> = plan.outputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
     let inputs = data::read(&o.inputs, "input", &input_names)?;
     let expected = match &o.expect {
         Some(p) => Some(data::read(p, "output", &output_names)?),
@@ -168,8 +168,15 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
         dtype: t.dtype.name(),
         shape: t.shape.clone(),
     });
-    let report =
-        Report { schema: 1, ranks: plan.mapping.world(), backend: "cpu", outputs: outputs.collect(), expect, verify, time_ms };
+    let report = Report {
+        schema: 1,
+        ranks: plan.mapping.world(),
+        backend: "cpu",
+        outputs: outputs.collect(),
+        expect,
+        verify,
+        time_ms,
+    };
     let text = summary(&report);
     if let Some(path) = &o.report {
         write_report(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
@@ -203,7 +210,9 @@ fn check(o: &Options, actual: &[(String, Tensor)], expected: &BTreeMap<String, T
         out.max_rel = out.max_rel.max(c.max_rel);
         if !c.pass {
             out.pass = false;
-            let why = c.reason.unwrap_or_else(|| format!("max |difference| {:.3e} at {:?}", c.max_abs, c.worst.unwrap_or_default()));
+            let why = c
+                .reason
+                .unwrap_or_else(|| format!("max |difference| {:.3e} at {:?}", c.max_abs, c.worst.unwrap_or_default()));
             out.failed.push(format!("{name}: {why}"));
         }
     }
@@ -227,7 +236,8 @@ fn verify(
     if !c.pass {
         let order = plan.reference.iter().flat_map(|s| &s.values).map(|v| v.name.as_str());
         c.first_bad = compare::bisect(&result.trace, &reference.trace, order).map(|(name, d)| {
-            d.reason.map_or_else(|| format!("{name} (max |difference| {:.3e})", d.max_abs), |why| format!("{name} ({why})"))
+            d.reason
+                .map_or_else(|| format!("{name} (max |difference| {:.3e})", d.max_abs), |why| format!("{name} ({why})"))
         });
     }
     Ok(c)

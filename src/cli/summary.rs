@@ -77,9 +77,8 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
     let e = &r.extract;
     let _ = writeln!(
         t,
-        "estimated time on {} (profiles {}): {} on one device before, {} after",
+        "estimated time on {}: {} on one device before, {} after",
         c.device,
-        "decode and prefill",
         time(e.original_time_ns),
         time(e.chosen_time_ns)
     );

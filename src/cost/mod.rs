@@ -45,9 +45,10 @@ impl CostModel {
         &self.profiles
     }
 
-    /// Name of the device.
-    pub fn device(&self) -> &str {
-        &self.device.name
+    /// The device and its profiles in words.
+    pub fn describe(&self) -> String {
+        let names: Vec<&str> = self.device.profiles.iter().map(|p| p.name.as_str()).collect();
+        format!("{} ({})", self.device.name, names.join(" + "))
     }
 
     /// Size of a tensor in a profile, in bytes.

@@ -61,8 +61,10 @@ pub fn extract(program: &Program, graph: &Graph, cost: &CostModel) -> Result<Ext
     stats.greedy_ns = s.total;
     let is_tuple = |c: u32| program.eg[space.ids[c as usize]].data.types.len() > 1;
     for _ in 0..MAX_ROUNDS {
-        let joint = s.improve_tuples(is_tuple);
-        let single = joint && s.improve_classes();
+        s.refresh();
+        let joint = s.improve_tuples(is_tuple) | s.improve_shared();
+        s.refresh();
+        let single = s.improve_classes();
         if !joint && !single {
             break;
         }

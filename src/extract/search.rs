@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::space::{ClassId, Space};
+use super::space::{ClassId, Space, Term};
 
 /// Gains are accepted only if the selection stays free of cycles.
 pub(super) struct Selection<'s> {
@@ -16,6 +16,8 @@ pub(super) struct Selection<'s> {
     pub(super) term: Vec<Option<u32>>,
     /// How many selected, needed terms (and roots) need the class.
     needed: Vec<u32>,
+    /// What each class would cost in addition to what is needed, as of the last refresh.
+    estimate: Vec<u64>,
     /// Cost of all needed terms.
     pub(super) total: u64,
     work: Vec<ClassId>,
@@ -31,12 +33,20 @@ struct Flip {
 impl<'s> Selection<'s> {
     /// Starts from the given terms; the other classes get the cheapest way to compute them from those.
     pub(super) fn new(space: &'s Space, given: &[Option<u32>]) -> Selection<'s> {
-        let term = complete(space, given);
-        let mut s = Selection { space, term, needed: vec![0; space.len()], total: 0, work: vec![] };
+        let (term, estimate) = complete(space, given);
+        let mut s = Selection { space, term, needed: vec![0; space.len()], estimate, total: 0, work: vec![] };
         for &r in &space.roots {
             s.count_up(r);
         }
         s
+    }
+
+    /// Gives the classes that are not needed the cheapest terms from those that are, so that moves which
+    /// need them are judged by what they would cost now.
+    pub(super) fn refresh(&mut self) {
+        let given: Vec<Option<u32>> =
+            self.term.iter().zip(&self.needed).map(|(t, &n)| if n > 0 { *t } else { None }).collect();
+        (self.term, self.estimate) = complete(self.space, &given);
     }
 
     pub(super) fn is_needed(&self, c: ClassId) -> bool {
@@ -201,7 +211,10 @@ impl<'s> Selection<'s> {
                 let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
                 for t in 0..self.space.terms[c as usize].len() as u32 {
                     if self.term[c as usize] != Some(t) && self.is_possible(c, t) {
-                        groups.entry((leader, self.space.term_shape(c, t))).or_default().push(vec![Flip { class: c, to: t }]);
+                        groups
+                            .entry((leader, self.space.term_shape(c, t)))
+                            .or_default()
+                            .push(vec![Flip { class: c, to: t }]);
                     }
                 }
             }
@@ -243,6 +256,35 @@ impl<'s> Selection<'s> {
         improved
     }
 
+    /// Moves that free a class at a price on memory from all its readers at once: a weight that several
+    /// terms read whole is paid once, so that no reader gains by leaving it alone.
+    pub(super) fn improve_shared(&mut self) -> bool {
+        let mut improved = false;
+        for c in 0..self.space.len() as ClassId {
+            let priced = self.term[c as usize].is_some_and(|t| self.space.term(c, t).surplus > 0);
+            if !priced || self.needed[c as usize] < 2 {
+                continue;
+            }
+            let readers: Vec<ClassId> = self.space.users[c as usize]
+                .iter()
+                .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] == Some(t))
+                .map(|&(p, _)| p)
+                .collect();
+            let without = |p: ClassId| {
+                let terms = self.space.terms[p as usize].iter().enumerate();
+                let cost = |t: &Term| t.needs.iter().fold(t.cost, |s, &n| s.saturating_add(self.estimate[n as usize]));
+                terms
+                    .filter(|(t, term)| !term.needs.contains(&c) && self.is_possible(p, *t as u32))
+                    .min_by_key(|(t, term)| (cost(term), *t))
+                    .map(|(t, _)| Flip { class: p, to: t as u32 })
+            };
+            if let Some(flips) = readers.into_iter().map(without).collect::<Option<Vec<_>>>() {
+                improved |= self.try_group(&[flips]);
+            }
+        }
+        improved
+    }
+
     fn is_possible(&self, c: ClassId, t: u32) -> bool {
         self.space.term(c, t).needs.iter().all(|&n| self.term[n as usize].is_some())
     }
@@ -255,7 +297,7 @@ const MAX_ROUNDS: usize = 64;
 const MAX_SINGLE_SITES: usize = 64;
 
 /// Terms for the classes that have none: the cheapest way from the given ones, which count as paid.
-fn complete(space: &Space, given: &[Option<u32>]) -> Vec<Option<u32>> {
+fn complete(space: &Space, given: &[Option<u32>]) -> (Vec<Option<u32>>, Vec<u64>) {
     let mut term = given.to_vec();
     let mut cost: Vec<u64> = given.iter().map(|g| if g.is_some() { 0 } else { u64::MAX }).collect();
     let mut queue: std::collections::VecDeque<ClassId> = (0..space.len() as ClassId).collect();
@@ -278,5 +320,5 @@ fn complete(space: &Space, given: &[Option<u32>]) -> Vec<Option<u32>> {
             }
         }
     }
-    term
+    (term, cost)
 }

@@ -130,7 +130,8 @@ pub(super) fn to_ir(
             None => {
                 let near = source.and_then(|p| p.covers.iter().find_map(|&k| first.get(&class_of(k))));
                 let leaf = inputs.first().filter(|_| matches!(*t.node.op, Op::Shard { .. }));
-                let leaf = leaf.filter(|i| out.node(**i).op.info().class == Class::Leaf).map(|i| out.node(*i).name.clone());
+                let leaf =
+                    leaf.filter(|i| out.node(**i).op.info().class == Class::Leaf).map(|i| out.node(*i).name.clone());
                 let base = match (leaf, near) {
                     (Some(leaf), _) => format!("{leaf}.shard"),
                     (None, Some(n)) => format!("{}.{}", graph.node(*n).name, t.node.op.name()),

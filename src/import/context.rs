@@ -320,7 +320,8 @@ impl<'a> Context<'a> {
                 ("", None) => node.op.name().to_owned(),
                 (name, _) => name.to_owned(),
             };
-            let name = (0..).map(|i| if i == 0 { base.clone() } else { format!("{base}.{i}") }).find(|n| !taken.contains(n));
+            let name =
+                (0..).map(|i| if i == 0 { base.clone() } else { format!("{base}.{i}") }).find(|n| !taken.contains(n));
             let name = name.unwrap_or(base);
             taken.insert(name.clone());
             self.graph.node_mut(id).name = name;

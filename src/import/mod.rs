@@ -157,7 +157,9 @@ impl Model {
             }
         }
         for o in &graph.output {
-            let value = cx.node_of(o.name()).map_err(|e| ImportError::Structure(format!("output `{}`: {}", o.name(), e.message)))?;
+            let value = cx
+                .node_of(o.name())
+                .map_err(|e| ImportError::Structure(format!("output `{}`: {}", o.name(), e.message)))?;
             check_declared(o, cx.graph.node(value).ty())?;
             cx.graph.output(o.name(), value);
         }
@@ -253,7 +255,9 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
     let dims = shape.dim.iter().enumerate().map(|(i, d)| match &d.value {
         Some(D::DimValue(n)) if *n >= 0 => Ok(Dim::from(*n)),
         Some(D::DimValue(n)) => Err(bad(&format!("has extent {n}"))),
-        Some(D::DimParam(p)) if !p.trim().is_empty() => Dim::parse(p).map_err(|e| bad(&format!("has an unreadable extent: {e}"))),
+        Some(D::DimParam(p)) if !p.trim().is_empty() => {
+            Dim::parse(p).map_err(|e| bad(&format!("has an unreadable extent: {e}")))
+        }
         // An extent without a name is one of its own.
         _ => Ok(Dim::sym(&format!("{}_{i}", v.name().replace(|c: char| !c.is_alphanumeric(), "_")))),
     });

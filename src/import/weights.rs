@@ -80,7 +80,11 @@ impl Store {
             typed_fields(t, dtype).map_err(fail)?
         };
         if bytes.len() != want {
-            return Err(fail(format!("shape {:?} of {dtype} needs {want} bytes, but {} are given", t.dims, bytes.len())));
+            return Err(fail(format!(
+                "shape {:?} of {dtype} needs {want} bytes, but {} are given",
+                t.dims,
+                bytes.len()
+            )));
         }
         let shape = t.dims.iter().map(|&d| Dim::from(d)).collect();
         Ok(Weight { ty: TensorType { dtype, shape }, bytes })
@@ -94,7 +98,8 @@ impl Store {
         };
         let location = get("location").ok_or("external data without a location")?;
         let relative = Path::new(location);
-        if location.is_empty() || relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+        if location.is_empty() || relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir))
+        {
             return Err(format!("external location `{location}` leaves the model's folder; refused"));
         }
         let path = self.dir.join(relative);

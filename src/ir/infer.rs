@@ -212,7 +212,10 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             norm_operands(op, x[0], &x[1..])?;
             ty(x[0].dtype, x[0].shape.clone())
         }
-        Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. } | Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. } => {
+        Op::AddRmsNorm { .. }
+        | Op::AddLayerNorm { .. }
+        | Op::ArResidualRmsNorm { .. }
+        | Op::ArResidualLayerNorm { .. } => {
             if x[0] != x[1] {
                 return fail(format!("`{}` adds {} and {}", op.name(), x[0], x[1]));
             }
@@ -221,7 +224,8 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
         }
         Op::Rotary { .. } => {
             float(op, x[0])?;
-            let (last, lead) = x[0].shape.split_last().ok_or_else(|| InferError::from("`rotary` of a scalar".to_owned()))?;
+            let (last, lead) =
+                x[0].shape.split_last().ok_or_else(|| InferError::from("`rotary` of a scalar".to_owned()))?;
             let half = last.div_exact(&Dim::from(2)).ok_or_else(|| InferError::from(format!("width {last} is odd")))?;
             for t in &x[1..] {
                 same_dtype(op, &[x[0], t])?;
@@ -342,7 +346,11 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
 }
 
 fn float(op: &Op, t: &TensorType) -> Result<()> {
-    if t.dtype.is_float() { Ok(()) } else { fail(format!("`{}` takes floating-point numbers, not {}", op.name(), t.dtype)) }
+    if t.dtype.is_float() {
+        Ok(())
+    } else {
+        fail(format!("`{}` takes floating-point numbers, not {}", op.name(), t.dtype))
+    }
 }
 
 fn index_type(op: &Op, t: &TensorType) -> Result<()> {

@@ -187,7 +187,8 @@ impl Reader {
 
     fn output(&mut self, rest: &str) -> Result1<()> {
         let (name, rest) = rest.split_once(" = ").ok_or_else(|| self.error("expected `output \"name\" = %value`"))?;
-        let name = serde_json::from_str::<String>(name.trim()).map_err(|_| self.error("the output's name is not quoted"))?;
+        let name =
+            serde_json::from_str::<String>(name.trim()).map_err(|_| self.error("the output's name is not quoted"))?;
         let (value, rest) = self.name(rest.trim())?;
         let value = *self.names.get(&value).ok_or_else(|| self.error(format!("`%{value}` is not defined above")))?;
         let words: Vec<&str> = rest.split_whitespace().collect();
@@ -251,7 +252,9 @@ impl Reader {
             let body = attrs.strip_prefix('{').and_then(|a| a.strip_suffix('}'));
             let body = body.ok_or_else(|| self.error(format!("expected `{{attr = value}}`, found `{attrs}`")))?;
             for item in split_top_level(body) {
-                let (k, v) = item.split_once('=').ok_or_else(|| self.error(format!("expected `attr = value`, found `{item}`")))?;
+                let (k, v) = item
+                    .split_once('=')
+                    .ok_or_else(|| self.error(format!("expected `attr = value`, found `{item}`")))?;
                 if !info.attrs.iter().any(|a| a.name == k.trim()) {
                     return Err(self.error(format!("`{name}` has no attribute `{}`", k.trim())));
                 }
@@ -262,8 +265,9 @@ impl Reader {
             .attrs
             .iter()
             .map(|a| match given.get(a.name) {
-                Some(text) => Attr::parse(a.kind, text)
-                    .ok_or_else(|| self.error(format!("`{}` cannot be `{}` (expected {:?})", a.name, text.trim(), a.kind))),
+                Some(text) => Attr::parse(a.kind, text).ok_or_else(|| {
+                    self.error(format!("`{}` cannot be `{}` (expected {:?})", a.name, text.trim(), a.kind))
+                }),
                 None => a.default.clone().ok_or_else(|| self.error(format!("`{name}` lacks attribute `{}`", a.name))),
             })
             .collect();

@@ -43,7 +43,8 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     for s in 0..mapping.pp {
         let mut b = Builder::new(graph, &inputs);
         b.stage(s, &needs)?;
-        let here: Vec<usize> = (0..graph.outputs().len()).filter(|&i| home(graph, graph.outputs()[i].value) == s).collect();
+        let here: Vec<usize> =
+            (0..graph.outputs().len()).filter(|&i| home(graph, graph.outputs()[i].value) == s).collect();
         let keep = here.iter().map(|&i| b.operand(graph.outputs()[i].value)).collect::<Result<Vec<_>, _>>()?;
         let (stage, keep) = b.finish(keep, sizes);
         for (i, value) in here.into_iter().zip(keep) {
@@ -178,7 +179,9 @@ impl<'g> Builder<'g> {
         // Receives come first, by sender and in the order in which the sender has the values.
         let mut recvs: Vec<(usize, NodeId, NodeId)> = graph
             .nodes()
-            .filter(|(id, n)| matches!(n.op, Op::Boundary { .. }) && n.stage == Some(s) && needs[id.index()].contains(&s))
+            .filter(|(id, n)| {
+                matches!(n.op, Op::Boundary { .. }) && n.stage == Some(s) && needs[id.index()].contains(&s)
+            })
             .map(|(id, n)| (home(graph, n.inputs[0]), n.inputs[0], id))
             .collect();
         recvs.sort_unstable();
@@ -196,7 +199,9 @@ impl<'g> Builder<'g> {
                 let mut to: Vec<NodeId> = graph.users(id);
                 to.retain(|u| {
                     let u_node = graph.node(*u);
-                    matches!(u_node.op, Op::Boundary { .. }) && u_node.stage.is_some_and(|t| t != s) && !needs[u.index()].is_empty()
+                    matches!(u_node.op, Op::Boundary { .. })
+                        && u_node.stage.is_some_and(|t| t != s)
+                        && !needs[u.index()].is_empty()
                 });
                 for u in to {
                     let stage = home(graph, u) as i64;
@@ -350,7 +355,11 @@ pub fn step_counts(stages: &[Stage]) -> (BTreeMap<&'static str, usize>, BTreeMap
     for info in crate::ir::op::table() {
         match info.class {
             Class::Fused => fused.insert(info.name, 0),
-            _ if matches!(info.name, "matmul" | "attention" | "all_reduce" | "all_gather" | "add" | "rms_norm" | "layer_norm") => {
+            _ if matches!(
+                info.name,
+                "matmul" | "attention" | "all_reduce" | "all_gather" | "add" | "rms_norm" | "layer_norm"
+            ) =>
+            {
                 ops.insert(info.name, 0)
             }
             _ => None,

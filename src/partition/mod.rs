@@ -15,7 +15,9 @@ use crate::saturate::analysis::facts;
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
     /// More stages than layers.
-    #[error("--pp {pp} is impossible: the model has {layers} layers, and each stage needs at least one\n  help: use --pp {layers} or less")]
+    #[error(
+        "--pp {pp} is impossible: the model has {layers} layers, and each stage needs at least one\n  help: use --pp {layers} or less"
+    )]
     TooManyStages {
         /// Stages asked for.
         pp: usize,
@@ -31,7 +33,9 @@ pub enum PartitionError {
         message: String,
     },
     /// The tensor-parallel size does not divide the heads.
-    #[error("--tp {tp} is impossible: attention `{node}` has {heads} query heads and {kv_heads} key heads\n  help: tp must divide the query heads, and divide the key heads or be a multiple of them; possible here: {possible}")]
+    #[error(
+        "--tp {tp} is impossible: attention `{node}` has {heads} query heads and {kv_heads} key heads\n  help: tp must divide the query heads, and divide the key heads or be a multiple of them; possible here: {possible}"
+    )]
     Heads {
         /// Size asked for.
         tp: usize,
@@ -91,7 +95,11 @@ pub fn partition(
             return fail("a stage without a layer".into());
         }
         if given.iter().sum::<usize>() != layers.len() {
-            return fail(format!("the numbers add up to {}, but the model has {} layers", given.iter().sum::<usize>(), layers.len()));
+            return fail(format!(
+                "the numbers add up to {}, but the model has {} layers",
+                given.iter().sum::<usize>(),
+                layers.len()
+            ));
         }
     }
     if pp == 1 {
@@ -129,8 +137,13 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
             last[i.index()] = id.index();
         }
     }
+    // A mask or position bias that several layers read is no obstacle to a cut.
+    let mut mask = vec![false; graph.len()];
+    for (_, n) in graph.nodes().filter(|(_, n)| matches!(n.op, Op::Attention { .. })) {
+        n.inputs.iter().skip(3).for_each(|m| mask[m.index()] = true);
+    }
     let mut ends = vec![0usize; graph.len()];
-    (0..graph.len()).filter(|&i| bound[i]).for_each(|i| ends[last[i].max(i)] += 1);
+    (0..graph.len()).filter(|&i| bound[i] && !mask[i]).for_each(|i| ends[last[i].max(i)] += 1);
     let mut live = 0usize;
     let mut segments: Vec<(NodeId, bool, bool, u64)> = vec![];
     let mut open: Option<(NodeId, bool, bool, u64)> = None;
@@ -140,7 +153,7 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
         s.1 |= matches!(n.op, Op::Attention { .. });
         s.2 |= matches!(n.op, Op::Matmul { .. });
         s.3 += cost.time(&n.op, &operands, &n.types);
-        live += 1;
+        live += usize::from(!mask[id.index()]);
         live -= ends[id.index()];
         if live <= 1 {
             segments.extend(open.take());

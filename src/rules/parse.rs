@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::lang::{
-    AttrPattern, Expr, Guard, Head, OpClass, OpKind, OpPattern, Pattern, Phase, Rule, Target, Template, TemplateHead, VarId,
+    AttrPattern, Expr, Guard, Head, OpClass, OpKind, OpPattern, Pattern, Phase, Rule, Target, Template, TemplateHead,
+    VarId,
 };
 use super::sexpr::{self, Datum, Kind, Span};
 use super::vocab::{self, function};
@@ -94,7 +95,11 @@ fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<Strin
         }
         row[b.len()]
     };
-    names.map(|n| (distance(word, n), n)).min().filter(|(d, n)| *d <= 2.max(n.len() / 3)).map(|(_, n)| format!("did you mean `{n}`?"))
+    names
+        .map(|n| (distance(word, n), n))
+        .min()
+        .filter(|(d, n)| *d <= 2.max(n.len() / 3))
+        .map(|(_, n)| format!("did you mean `{n}`?"))
 }
 
 impl RuleParser<'_> {
@@ -135,7 +140,9 @@ impl RuleParser<'_> {
         if let Some(p) = keys.get("phase") {
             match p.sym().and_then(Phase::parse) {
                 Some(p) => phase = Some(p),
-                None => self.error("unknown phase", &p.span, "not a phase", Some("phases are raise, shard and fuse".into())),
+                None => {
+                    self.error("unknown phase", &p.span, "not a phase", Some("phases are raise, shard and fuse".into()))
+                }
             }
         }
         let (left, right) = match (&sides[..], keys.get("match"), keys.get("yield")) {
@@ -163,7 +170,12 @@ impl RuleParser<'_> {
         };
         let yields = self.yield_side(right);
         let Some(phase) = phase else {
-            self.error(format!("rule `{name}` has no phase"), &whole.span, "in this rule", Some("write `:phase fuse`, or `(phase fuse)` above".into()));
+            self.error(
+                format!("rule `{name}` has no phase"),
+                &whole.span,
+                "in this rule",
+                Some("write `:phase fuse`, or `(phase fuse)` above".into()),
+            );
             return None;
         };
         Some(Rule {
@@ -228,10 +240,16 @@ impl RuleParser<'_> {
             return Some(v);
         }
         let names: Vec<String> = self.vars.iter().map(|v| v.name.clone()).filter(|n| n != "_").collect();
-        let hint = nearest(name, names.iter().map(String::as_str)).map(|h| h.replace('`', "").replace("mean ", "mean ?"));
+        let hint =
+            nearest(name, names.iter().map(String::as_str)).map(|h| h.replace('`', "").replace("mean ", "mean ?"));
         let list: Vec<String> = names.iter().map(|n| format!("?{n}")).collect();
         let help = hint.unwrap_or_else(|| format!("bound are {}", list.join(" ")));
-        self.error(format!("variable `?{name}` is not bound"), span, "used here, but the left side does not bind it", Some(help));
+        self.error(
+            format!("variable `?{name}` is not bound"),
+            span,
+            "used here, but the left side does not bind it",
+            Some(help),
+        );
         None
     }
 
@@ -276,7 +294,12 @@ impl RuleParser<'_> {
             Kind::Sym(s) if s == "true" => Some(Pattern::Number(1.0)),
             Kind::Sym(s) if s == "false" => Some(Pattern::Number(0.0)),
             Kind::Sym(_) | Kind::Key(_) => {
-                self.error("expected a term", &d.span, "not a term", Some("terms are ?variables, numbers and (operator ...)".into()));
+                self.error(
+                    "expected a term",
+                    &d.span,
+                    "not a term",
+                    Some("terms are ?variables, numbers and (operator ...)".into()),
+                );
                 None
             }
             Kind::List(items) => {
@@ -305,7 +328,9 @@ impl RuleParser<'_> {
                 }
                 for (i, a) in info.attrs.iter().enumerate() {
                     let p = match attrs[i] {
-                        Some(Datum { kind: Kind::Var(v), span }) => self.bind(v, Sort::Attr, span).map(AttrPattern::Var),
+                        Some(Datum { kind: Kind::Var(v), span }) => {
+                            self.bind(v, Sort::Attr, span).map(AttrPattern::Var)
+                        }
                         Some(d) => self.attr_literal(d, a.kind, info, a.name).map(AttrPattern::Is),
                         None => match &a.default {
                             Some(v) => Some(AttrPattern::Is(v.clone())),
@@ -336,7 +361,12 @@ impl RuleParser<'_> {
         };
         let f = self.bind(name, Sort::Operator(class), &head.span);
         if rest.len() != class.arity() {
-            self.error(format!("`?{name}` takes {} operands, not {}", class.arity(), rest.len()), &head.span, "here", None);
+            self.error(
+                format!("`?{name}` takes {} operands, not {}", class.arity(), rest.len()),
+                &head.span,
+                "here",
+                None,
+            );
             return None;
         }
         let args: Vec<_> = rest.iter().map(|a| self.pattern(a, None)).collect();
@@ -386,7 +416,12 @@ impl RuleParser<'_> {
                 }
                 (None, _) => {
                     let help = nearest(k, info.attrs.iter().map(|a| a.name));
-                    self.error(format!("`{}` has no attribute `{k}`", info.name), &items[i].span, "unknown attribute", help);
+                    self.error(
+                        format!("`{}` has no attribute `{k}`", info.name),
+                        &items[i].span,
+                        "unknown attribute",
+                        help,
+                    );
                     ok = false;
                 }
             }
@@ -394,7 +429,8 @@ impl RuleParser<'_> {
         }
         let has_rest = plain.iter().any(|d| rest_var(d).is_some());
         // What exceeds the operands of an operator of fixed arity are its attributes, in table order.
-        let operands = if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
+        let operands =
+            if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
         let (args, extra) = plain.split_at(operands);
         if extra.len() > attrs.len() || args.len() < info.min_inputs && !has_rest {
             let takes = if info.min_inputs == info.max_inputs {
@@ -404,7 +440,12 @@ impl RuleParser<'_> {
             } else {
                 format!("{} to {}", info.min_inputs, info.max_inputs)
             };
-            let message = format!("`{}` takes {takes} operands and {} attributes, not {} terms", info.name, attrs.len(), plain.len());
+            let message = format!(
+                "`{}` takes {takes} operands and {} attributes, not {} terms",
+                info.name,
+                attrs.len(),
+                plain.len()
+            );
             let names: Vec<&str> = info.attrs.iter().map(|a| a.name).collect();
             let help = (!names.is_empty()).then(|| format!("its attributes are {}", names.join(", ")));
             self.error(message, whole, "in this term", help);
@@ -412,7 +453,12 @@ impl RuleParser<'_> {
         }
         for (at, d) in extra.iter().enumerate() {
             if attrs[at].replace(d).is_some() {
-                self.error(format!("attribute `{}` is given twice", info.attrs[at].name), &d.span, "by position here", None);
+                self.error(
+                    format!("attribute `{}` is given twice", info.attrs[at].name),
+                    &d.span,
+                    "by position here",
+                    None,
+                );
                 ok = false;
             }
         }
@@ -439,7 +485,12 @@ impl RuleParser<'_> {
             let expr = self.expr(value);
             if let Some(v) = self.find(name) {
                 let there = self.vars[v].span.clone();
-                let d = Diagnostic::new(self.file, format!("`?{name}` is bound already"), var.span.clone(), "shadowed here");
+                let d = Diagnostic::new(
+                    self.file,
+                    format!("`?{name}` is bound already"),
+                    var.span.clone(),
+                    "shadowed here",
+                );
                 self.errors.push(d.at(there, "first bound here"));
                 return None;
             }
@@ -485,7 +536,12 @@ impl RuleParser<'_> {
                             return None;
                         }
                     } else if matches!(kind, vocab::Kind::Class | vocab::Kind::Classes) {
-                        self.error(format!("an argument of `{name}` must be a variable for a tensor"), &a.span, "here", None);
+                        self.error(
+                            format!("an argument of `{name}` must be a variable for a tensor"),
+                            &a.span,
+                            "here",
+                            None,
+                        );
                         return None;
                     }
                     out.push(e);

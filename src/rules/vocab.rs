@@ -254,12 +254,7 @@ pub static FUNCTIONS: &[Function] = &[
         doc: "Index of the last axis.",
         eval: |a| Some(Attr::Int(a.class(0)?.ty().rank() as i64 - 1)),
     },
-    Function {
-        name: "dim",
-        params: &[Class, Number],
-        doc: "Extent along an axis.",
-        eval: |a| number(a.extent(0, 1)?),
-    },
+    Function { name: "dim", params: &[Class, Number], doc: "Extent along an axis.", eval: |a| number(a.extent(0, 1)?) },
     Function {
         name: "shape",
         params: &[Class],
@@ -281,25 +276,39 @@ pub static FUNCTIONS: &[Function] = &[
             yes(n.as_const().is_none_or(|n| n > 1) && a.dim(1)?.div_exact(&n).is_some())
         },
     },
-    Function { name: "=", params: &[Any, Any], doc: "The two values are equal.", eval: |a| {
-        match (a.dim(0), a.dim(1), a.list(0), a.list(1)) {
+    Function {
+        name: "=",
+        params: &[Any, Any],
+        doc: "The two values are equal.",
+        eval: |a| match (a.dim(0), a.dim(1), a.list(0), a.list(1)) {
             (Some(x), Some(y), _, _) => yes(x == y),
             (_, _, Some(x), Some(y)) => yes(x == y),
             _ => yes(a.attr(0)? == a.attr(1)?),
-        }
-    } },
-    Function { name: "!=", params: &[Number, Number], doc: "The two numbers differ.", eval: |a| {
-        yes(a.int(0)? != a.int(1)?)
-    } },
-    Function { name: "<", params: &[Number, Number], doc: "The first number is smaller.", eval: |a| {
-        yes(a.int(0)? < a.int(1)?)
-    } },
+        },
+    },
+    Function {
+        name: "!=",
+        params: &[Number, Number],
+        doc: "The two numbers differ.",
+        eval: |a| yes(a.int(0)? != a.int(1)?),
+    },
+    Function {
+        name: "<",
+        params: &[Number, Number],
+        doc: "The first number is smaller.",
+        eval: |a| yes(a.int(0)? < a.int(1)?),
+    },
     Function { name: "+", params: &[Number, Number], doc: "Sum.", eval: |a| number(&a.dim(0)? + &a.dim(1)?) },
     Function { name: "-", params: &[Number, Number], doc: "Difference.", eval: |a| number(&a.dim(0)? - &a.dim(1)?) },
-    Function { name: "*", params: &[Any, Any], doc: "Product of extents or of numbers.", eval: |a| match (a.dim(0), a.dim(1)) {
-        (Some(x), Some(y)) => number(&x * &y),
-        _ => Some(Attr::Real(Real(a.real(0)? * a.real(1)?))),
-    } },
+    Function {
+        name: "*",
+        params: &[Any, Any],
+        doc: "Product of extents or of numbers.",
+        eval: |a| match (a.dim(0), a.dim(1)) {
+            (Some(x), Some(y)) => number(&x * &y),
+            _ => Some(Attr::Real(Real(a.real(0)? * a.real(1)?))),
+        },
+    },
     Function {
         name: "/",
         params: &[Any, Any],
@@ -313,19 +322,30 @@ pub static FUNCTIONS: &[Function] = &[
             _ => number(a.dim(0)?.div_exact(&a.dim(1)?)?),
         },
     },
-    Function { name: "larger", params: &[Number, Number], doc: "The larger of two integers.", eval: |a| {
-        Some(Attr::Int(a.int(0)?.max(a.int(1)?)))
-    } },
-    Function { name: "if", params: &[Bool, Any, Any], doc: "The second value if the first is true, else the third.", eval: |a| {
-        match a.attr(0)? {
+    Function {
+        name: "larger",
+        params: &[Number, Number],
+        doc: "The larger of two integers.",
+        eval: |a| Some(Attr::Int(a.int(0)?.max(a.int(1)?))),
+    },
+    Function {
+        name: "if",
+        params: &[Bool, Any, Any],
+        doc: "The second value if the first is true, else the third.",
+        eval: |a| match a.attr(0)? {
             Attr::Bool(b) => a.attr(if *b { 1 } else { 2 }).cloned(),
             _ => None,
-        }
-    } },
-    Function { name: "not", params: &[Bool], doc: "Negation.", eval: |a| match a.attr(0)? {
-        Attr::Bool(b) => yes(!b),
-        _ => None,
-    } },
+        },
+    },
+    Function {
+        name: "not",
+        params: &[Bool],
+        doc: "Negation.",
+        eval: |a| match a.attr(0)? {
+            Attr::Bool(b) => yes(!b),
+            _ => None,
+        },
+    },
     Function {
         name: "only",
         params: &[Number],

@@ -6,12 +6,12 @@ use smallvec::SmallVec;
 use super::analysis::Graph;
 use super::language::{ENode, OpRef};
 use crate::ir::{Attr, Class, DType, Op};
-use crate::rules::lang::{AttrPattern, Expr, Guard, Head, OpPattern, Pattern, Template, TemplateHead, VarId};
+use crate::rules::lang::{AttrPattern, Expr, Guard, Head, OpPattern, Pattern, TemplateHead, VarId};
 use crate::rules::vocab::Value;
 
 /// What a variable is bound to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Bind {
+pub(super) enum Bind {
     /// An e-class.
     Class(Id),
     /// Several e-classes.
@@ -24,25 +24,19 @@ pub enum Bind {
 
 /// A match: values for the variables, and the e-classes that the pattern's operators took.
 #[derive(Clone, Debug)]
-pub struct Match {
+pub(super) struct Match {
     /// The class where the pattern matched.
-    pub root: Id,
+    pub(super) root: Id,
     /// By variable.
-    pub binds: Vec<Option<Bind>>,
+    pub(super) binds: Vec<Option<Bind>>,
     /// Classes of the pattern's inner operators.
-    pub covers: SmallVec<[Id; 8]>,
+    pub(super) covers: SmallVec<[Id; 8]>,
 }
 
 /// Appends every match of a pattern in a class.
-pub fn matches(eg: &Graph, pattern: &Pattern, n_vars: usize, root: Id, out: &mut Vec<Match>) {
+pub(super) fn matches(eg: &Graph, pattern: &Pattern, n_vars: usize, root: Id, out: &mut Vec<Match>) {
     let root = eg.find(root);
-    let mut state = Matcher {
-        eg,
-        root,
-        binds: vec![None; n_vars],
-        covers: SmallVec::new(),
-        out,
-    };
+    let mut state = Matcher { eg, root, binds: vec![None; n_vars], covers: SmallVec::new(), out };
     state.go(Some(&Todo { pattern, class: root, next: None }));
 }
 
@@ -139,7 +133,8 @@ impl Matcher<'_> {
         }
         if ok {
             self.operands(&p.args, &node.children, next);
-            let commutes = node.op.info().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
+            let commutes =
+                node.op.info().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
             if let ([a, b], [x, y]) = (&p.args[..], &node.children[..])
                 && commutes
                 && x != y
@@ -201,7 +196,8 @@ fn head_matches(p: &OpPattern, node: &ENode) -> bool {
         Head::Op(kind) => node.op.name() == kind.0.name,
         Head::Class(_, class) => class.contains(&node.op),
     };
-    let arity = if p.rest.is_some() { node.children.len() >= p.args.len() } else { node.children.len() == p.args.len() };
+    let arity =
+        if p.rest.is_some() { node.children.len() >= p.args.len() } else { node.children.len() == p.args.len() };
     head && arity
 }
 
@@ -218,7 +214,7 @@ fn is_close(value: f64, want: f64, dtype: DType) -> bool {
 }
 
 /// The value of an expression under a match.
-pub fn eval(eg: &Graph, expr: &Expr, m: &Match, mapping: &crate::ir::Mapping) -> Option<Attr> {
+pub(super) fn eval(eg: &Graph, expr: &Expr, m: &Match, mapping: &crate::ir::Mapping) -> Option<Attr> {
     match expr {
         Expr::Lit(a) => Some(a.clone()),
         Expr::Var(v) => match m.binds[*v].as_ref()? {
@@ -244,7 +240,7 @@ pub fn eval(eg: &Graph, expr: &Expr, m: &Match, mapping: &crate::ir::Mapping) ->
 }
 
 /// Checks the guards in order; bindings become part of the match.
-pub fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &crate::ir::Mapping) -> bool {
+pub(super) fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &crate::ir::Mapping) -> bool {
     for g in guards {
         match g {
             Guard::Holds(e) => {
@@ -262,35 +258,24 @@ pub fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &crate:
 }
 
 /// The e-node of a template's head, without its operands; `None` where an attribute has no value.
-pub fn template_op(eg: &Graph, head: &TemplateHead, m: &Match, mapping: &crate::ir::Mapping) -> Option<OpRef> {
+pub(super) fn template_op(eg: &Graph, head: &TemplateHead, m: &Match, mapping: &crate::ir::Mapping) -> Option<OpRef> {
     match head {
         TemplateHead::Var(v) => match m.binds[*v].as_ref()? {
             Bind::Op(op) => Some(op.clone()),
             _ => None,
         },
         TemplateHead::Op(kind, exprs) => {
-            let attrs: Option<Vec<Attr>> = exprs
-                .iter()
-                .zip(&kind.0.attrs)
-                .map(|(e, a)| eval(eg, e, m, mapping)?.coerce(a.kind))
-                .collect();
+            let attrs: Option<Vec<Attr>> =
+                exprs.iter().zip(&kind.0.attrs).map(|(e, a)| eval(eg, e, m, mapping)?.coerce(a.kind)).collect();
             Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
         }
     }
 }
 
 /// Depth of a pattern: how far below its root it looks.
-pub fn depth(p: &Pattern) -> usize {
+pub(super) fn depth(p: &Pattern) -> usize {
     match p {
         Pattern::Var(_) | Pattern::Number(_) => 0,
         Pattern::Op(o) => 1 + o.args.iter().map(depth).max().unwrap_or(0),
-    }
-}
-
-/// The variables of a template that must be bound to classes.
-pub fn template_classes(t: &Template, out: &mut Vec<VarId>) {
-    match t {
-        Template::Var(v) | Template::Const { like: v, .. } => out.push(*v),
-        Template::Op { args, .. } => args.iter().for_each(|a| template_classes(a, out)),
     }
 }

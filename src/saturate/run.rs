@@ -93,7 +93,9 @@ pub struct Provenance {
 
 /// A rule whose two sides cannot be equal.
 #[derive(Debug, thiserror::Error)]
-#[error("rule `{rule}` ({place}) equates {left} with {right}\n  help: add a guard that excludes this case; two sides must have equal types")]
+#[error(
+    "rule `{rule}` ({place}) equates {left} with {right}\n  help: add a guard that excludes this case; two sides must have equal types"
+)]
 pub struct RuleConflict {
     /// Its name.
     pub rule: String,
@@ -207,7 +209,9 @@ fn search(eg: &Graph, rule: &Rule, scope: Option<&BTreeSet<Id>>, out: &mut Vec<M
 /// The discriminant of an operator by name, from any instance of it.
 fn discriminant(name: &str) -> Option<std::mem::Discriminant<Op>> {
     static TABLE: std::sync::LazyLock<BTreeMap<&'static str, std::mem::Discriminant<Op>>> =
-        std::sync::LazyLock::new(|| crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect());
+        std::sync::LazyLock::new(|| {
+            crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect()
+        });
     TABLE.get(name).copied()
 }
 
@@ -222,7 +226,9 @@ fn apply(
     let before = eg.nodes().len();
     let mut changed = false;
     for (target, template) in &rule.yields {
-        let Some(id) = instantiate(eg, rule, template, m, mapping, made) else { return Ok(changed || eg.nodes().len() > before) };
+        let Some(id) = instantiate(eg, rule, template, m, mapping, made) else {
+            return Ok(changed || eg.nodes().len() > before);
+        };
         let onto = match target {
             Target::Root => Some(m.root),
             Target::Var(v) => match &m.binds[*v] {

@@ -7,7 +7,17 @@ use super::axis;
 use crate::ir::{Dim, NodeId, Op, Shape, broadcast};
 
 pub(super) const OPS: &[&str] = &[
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Concat", "Slice", "Split", "Gather", "GatherND",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Expand",
+    "Concat",
+    "Slice",
+    "Split",
+    "Gather",
+    "GatherND",
 ];
 
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
@@ -102,10 +112,17 @@ fn resolve(shape: &[Dim], target: &[Dim], allowzero: bool) -> Result<Shape> {
     let mut free = None;
     for (i, d) in target.iter().enumerate() {
         match d.as_const() {
-            Some(-1) if free.replace(i).is_some() => return Err(OpError::from(format!("{target:?}: at most one extent may be -1"))),
+            Some(-1) if free.replace(i).is_some() => {
+                return Err(OpError::from(format!("{target:?}: at most one extent may be -1")));
+            }
             Some(-1) => out.push(Dim::from(1)),
             Some(0) if !allowzero => {
-                out.push(shape.get(i).cloned().ok_or_else(|| OpError::from(format!("{target:?}: nothing to copy for extent {i}")))?);
+                out.push(
+                    shape
+                        .get(i)
+                        .cloned()
+                        .ok_or_else(|| OpError::from(format!("{target:?}: nothing to copy for extent {i}")))?,
+                );
             }
             Some(c) if c < -1 => return Err(OpError::from(format!("{target:?}: negative extent"))),
             _ => out.push(d.clone()),
@@ -114,9 +131,9 @@ fn resolve(shape: &[Dim], target: &[Dim], allowzero: bool) -> Result<Shape> {
     if let Some(i) = free {
         let all = product(&mut shape.iter());
         let rest = product(&mut out.iter());
-        out[i] = all
-            .div_exact(&rest)
-            .ok_or_else(|| OpError::from(format!("cannot infer extent {i} of {target:?}: {all} is no multiple of {rest}")))?;
+        out[i] = all.div_exact(&rest).ok_or_else(|| {
+            OpError::from(format!("cannot infer extent {i} of {target:?}: {all} is no multiple of {rest}"))
+        })?;
     }
     Ok(out)
 }

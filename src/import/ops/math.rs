@@ -7,8 +7,19 @@ use super::super::weights;
 use super::axis;
 use crate::ir::{DType, Dim, NodeId, Op};
 
-const OTHERS: &[&str] =
-    &["Cast", "Where", "Sum", "Softmax", "MatMul", "Gemm", "ReduceMean", "ReduceSum", "ReduceMax", "Identity", "Dropout"];
+const OTHERS: &[&str] = &[
+    "Cast",
+    "Where",
+    "Sum",
+    "Softmax",
+    "MatMul",
+    "Gemm",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "Identity",
+    "Dropout",
+];
 
 pub(super) fn supported(op: &str) -> bool {
     unary(op).is_some() || binary(op).is_some() || OTHERS.contains(&op) || op == "Gelu"
@@ -60,7 +71,8 @@ fn binary(op: &str) -> Option<Op> {
 pub(super) fn cast_target(n: &NodeProto) -> Result<DType> {
     let code = attrs::required_int(n, "to")?;
     let code = i32::try_from(code).unwrap_or(-1);
-    weights::dtype(code).ok_or_else(|| OpError::from(format!("element type {} is not supported", weights::dtype_name(code))))
+    weights::dtype(code)
+        .ok_or_else(|| OpError::from(format!("element type {} is not supported", weights::dtype_name(code))))
 }
 
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {

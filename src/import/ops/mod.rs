@@ -43,5 +43,8 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
 /// An axis counted from the front.
 fn axis(axis: i64, rank: usize) -> Result<usize> {
     let a = if axis < 0 { axis + rank as i64 } else { axis };
-    usize::try_from(a).ok().filter(|&a| a < rank).ok_or_else(|| OpError::from(format!("axis {axis} is outside rank {rank}")))
+    usize::try_from(a)
+        .ok()
+        .filter(|&a| a < rank)
+        .ok_or_else(|| OpError::from(format!("axis {axis} is outside rank {rank}")))
 }

@@ -78,7 +78,8 @@ fn rotary(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let (y, head_axis) = match shape.len() {
         4 => (x, 1),
         3 => {
-            let heads = Dim::from(attrs::int(n, "num_heads").filter(|&h| h > 0).ok_or("`num_heads` is needed for rank 3")?);
+            let heads =
+                Dim::from(attrs::int(n, "num_heads").filter(|&h| h > 0).ok_or("`num_heads` is needed for rank 3")?);
             let width = shape[2].div_exact(&heads).ok_or("the width is no multiple of `num_heads`")?;
             (cx.reshape(x, vec![shape[0].clone(), shape[1].clone(), heads, width])?, 2)
         }
@@ -116,11 +117,15 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     let (mut q, mut k, mut v) = (cx.operand(n, 0)?, cx.operand(n, 1)?, cx.operand(n, 2)?);
     let token_major = cx.ty(q).rank() == 3;
     if token_major {
-        let heads = |name: &str| attrs::int(n, name).filter(|&h| h > 0).ok_or_else(|| OpError::from(format!("`{name}` is needed")));
+        let heads = |name: &str| {
+            attrs::int(n, name).filter(|&h| h > 0).ok_or_else(|| OpError::from(format!("`{name}` is needed")))
+        };
         let (hq, hk) = (heads("q_num_heads")?, heads("kv_num_heads")?);
         for (t, h) in [(&mut q, hq), (&mut k, hk), (&mut v, hk)] {
             let s = cx.shape(*t);
-            let (h, [b, tokens, width]) = (Dim::from(h), &s[..]) else { return Err(OpError::from("operands differ in rank")) };
+            let (h, [b, tokens, width]) = (Dim::from(h), &s[..]) else {
+                return Err(OpError::from("operands differ in rank"));
+            };
             let width = width.div_exact(&h).ok_or("the width is no multiple of the number of heads")?;
             let split = cx.reshape(*t, vec![b.clone(), tokens.clone(), h, width])?;
             *t = cx.transpose(split, vec![0, 2, 1, 3])?;

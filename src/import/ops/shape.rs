@@ -133,18 +133,17 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             if [c.len(), a.values.len(), b.values.len()].iter().any(|&l| l != 1 && l != len) {
                 return Ok(None);
             }
-            let pick = |i: usize| if c[if c.len() == 1 { 0 } else { i }] != 0 { at(&a.values, i) } else { at(&b.values, i) };
+            let pick =
+                |i: usize| if c[if c.len() == 1 { 0 } else { i }] != 0 { at(&a.values, i) } else { at(&b.values, i) };
             let scalar = first.scalar && a.scalar && b.scalar;
             Ok(Some(SymTensor { dtype: a.dtype, values: (0..len).map(pick).collect(), scalar }))
         }
         "ConstantOfShape" => {
             let (dtype, value) = fill(n)?;
             match first.ints().as_deref() {
-                Some(&[len]) if !dtype.is_float() && (0..=64).contains(&len) => Ok(Some(SymTensor {
-                    dtype,
-                    values: vec![Dim::from(value as i64); len as usize],
-                    scalar: false,
-                })),
+                Some(&[len]) if !dtype.is_float() && (0..=64).contains(&len) => {
+                    Ok(Some(SymTensor { dtype, values: vec![Dim::from(value as i64); len as usize], scalar: false }))
+                }
                 _ => Ok(None),
             }
         }
@@ -187,7 +186,9 @@ fn elementwise(op: &str, a: &SymTensor, b: &SymTensor) -> Result<Option<SymTenso
 /// Element type and value of `ConstantOfShape`.
 fn fill(n: &NodeProto) -> Result<(DType, f64)> {
     let Some(t) = attrs::tensor(n, "value") else { return Ok((DType::F32, 0.0)) };
-    let w = super::super::weights::Store::new(std::path::Path::new("")).load(t).map_err(|e| OpError::from(e.to_string()))?;
+    let w = super::super::weights::Store::new(std::path::Path::new(""))
+        .load(t)
+        .map_err(|e| OpError::from(e.to_string()))?;
     let lit = crate::ir::Literal { dtype: w.ty.dtype, shape: vec![1], data: w.bytes.to_vec() };
     match lit.to_f64()[..] {
         [v] => Ok((w.ty.dtype, v)),
@@ -205,7 +206,8 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
                 let s = cx.symbolic(n, i)?.filter(|s| s.values.len() == 1 && s.dtype == DType::I64);
                 bounds.push(s.ok_or("`Range` is supported on int64 bounds that follow from shapes")?.values[0].clone());
             }
-            let step = bounds[2].as_const().filter(|&s| s != 0).ok_or("the step of `Range` must be a nonzero constant")?;
+            let step =
+                bounds[2].as_const().filter(|&s| s != 0).ok_or("the step of `Range` must be a nonzero constant")?;
             let op = Op::Range { start: bounds[0].clone(), limit: bounds[1].clone(), step };
             Ok(vec![Val::Node(cx.add(op, &[])?)])
         }

@@ -1,0 +1,39 @@
+# The single entry point for people and for CI.
+
+CARGO ?= cargo
+PLAN ?= target/demo-plan
+MODEL := fixtures/models/llama-dynamo-op18-past
+
+.PHONY: all setup demo test bless nits bench clean
+
+all: test nits
+
+# Installs the C linker that a fresh machine may lack; cargo fetches the rest.
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.88 or newer (rustup)" >&2; exit 2; }
+	@command -v cc >/dev/null || { apt-get update -qq && apt-get install -y -qq gcc libc6-dev; }
+
+# Builds, compiles the bundled Llama export for 2 x 2 ranks, runs it on 4 CPU ranks and compares with
+# ONNX Runtime's outputs.
+demo: setup
+	$(CARGO) build --quiet --locked
+	target/debug/sinter optimize $(MODEL)/model.onnx --tp 2 --pp 2 -o $(PLAN)
+	target/debug/sinter run $(PLAN) --inputs $(MODEL) --expect $(MODEL) --verify
+
+test: setup
+	$(CARGO) test --locked --workspace
+
+# Accepts the current output of every snapshot test; review the diff.
+bless:
+	INSTA_UPDATE=always $(CARGO) test --locked --workspace
+
+nits: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+bench: setup
+	$(CARGO) bench --locked --bench compile
+
+clean:
+	$(CARGO) clean
