@@ -116,7 +116,7 @@ fn stretch(model: &mut ModelProto, layers: usize) -> Result<(), Failure> {
     let mut body = vec![];
     for &i in forward.iter().rev() {
         if graph.node[i].output.iter().any(|x| wanted.contains(x)) {
-            wanted.extend(graph.node[i].input.iter().cloned());
+            wanted.extend(graph.node[i].input.iter().filter(|x| *x != input).cloned());
             body.push(i);
         }
     }

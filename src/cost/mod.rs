@@ -94,14 +94,17 @@ impl CostModel {
         }
     }
 
-    /// Price of holding a whole weight, or a part larger than 1 / tp, in nanoseconds.
-    pub fn surplus(&self, weight: &TensorType, parts: usize) -> u64 {
+    /// Price of holding a weight whole that the tensor axis could divide, in nanoseconds.
+    ///
+    /// A weight that is cut into fewer parts than there are ranks has no price: that happens only where
+    /// neighbouring ranks share a key head, and to gather finer parts would cost a collective per layer.
+    pub fn surplus(&self, weight: &TensorType) -> u64 {
         let matrix = weight.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1;
         if self.objective == Objective::Latency || !matrix || self.mapping.tp == 1 {
             return 0;
         }
         let bytes = weight.bytes().as_const().unwrap_or(0).unsigned_abs();
-        (bytes / parts as u64).saturating_sub(bytes / self.mapping.tp as u64).saturating_mul(SURPLUS_NS_PER_BYTE)
+        bytes.saturating_sub(bytes / self.mapping.tp as u64).saturating_mul(SURPLUS_NS_PER_BYTE)
     }
 }
 

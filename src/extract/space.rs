@@ -58,14 +58,10 @@ impl Space {
                 let mut time = cost.time(&node.op, &inputs, &class.data.types);
                 let mut surplus = 0;
                 match &*node.op {
-                    Op::Weight { .. } => surplus = cost.surplus(class.data.ty(), 1),
+                    Op::Weight { .. } => surplus = cost.surplus(class.data.ty()),
                     // A boundary on what every stage can compute, or a part of a leaf, costs nothing.
                     Op::Boundary { .. } if eg[node.children()[0]].data.free => time = 0,
-                    Op::Shard { parts, .. } if eg[node.children()[0]].data.leaf => {
-                        let of = &eg[node.children()[0]];
-                        if of.nodes.iter().any(|n| matches!(*n.op, Op::Weight { .. })) {
-                            surplus = cost.surplus(of.data.ty(), *parts as usize);
-                        }
+                    Op::Shard { .. } if eg[node.children()[0]].data.leaf => {
                         time = 0;
                         needs.clear();
                     }

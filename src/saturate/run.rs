@@ -4,7 +4,8 @@
 //! the graph. Limits are counts, never times, so that plans do not depend on the machine; a stop for any
 //! other reason than saturation is part of the report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::mem::Discriminant;
 
 use egg::Id;
 use smallvec::SmallVec;
@@ -121,7 +122,7 @@ pub fn saturate(
     let deepest = depths.iter().copied().max().unwrap_or(0);
     eg.rebuild();
     eg.analysis.changed.clear();
-    let mut fresh: Option<Vec<BTreeSet<Id>>> = None;
+    let mut fresh: Option<Scope> = None;
     let mut iterations = 0;
     let stop = loop {
         if iterations == config.iter_limit {
@@ -131,8 +132,7 @@ pub fn saturate(
         let mut found: Vec<(usize, Vec<Match>)> = vec![];
         for (i, rule) in rules.iter().enumerate() {
             let mut ms = vec![];
-            let scope = fresh.as_ref().map(|levels| &levels[depths[i].saturating_sub(1)]);
-            search(eg, rule, scope, &mut ms);
+            search(eg, rule, depths[i], fresh.as_ref(), &mut ms);
             if !ms.is_empty() {
                 found.push((i, ms));
             }
@@ -164,51 +164,87 @@ pub fn saturate(
     Ok(SaturateStats { stop, iterations, e_nodes, e_classes, rules: named })
 }
 
-/// The classes within 0, 1, 2, ... steps above what changed.
-fn affected(eg: &mut Graph, deepest: usize) -> Vec<BTreeSet<Id>> {
-    let changed = std::mem::take(&mut eg.analysis.changed);
-    let mut level: BTreeSet<Id> = changed.into_iter().map(|id| eg.find(id)).collect();
-    let mut levels = vec![];
-    for _ in 0..deepest.max(1) {
-        levels.push(level.clone());
-        let above: Vec<Id> = level.iter().flat_map(|&id| eg[id].parents()).map(|p| eg.find(p)).collect();
-        level.extend(above);
-    }
-    levels
+/// The classes near what changed in the last round.
+struct Scope {
+    /// By class: how many steps it lies above what changed; `FAR` for all others.
+    steps: Vec<u8>,
+    /// The classes near what changed, in order.
+    near: Vec<Id>,
+    /// The same by operator, for those that have a term with it.
+    by_op: HashMap<Discriminant<Op>, Vec<Id>>,
 }
 
-fn search(eg: &Graph, rule: &Rule, scope: Option<&BTreeSet<Id>>, out: &mut Vec<Match>) {
-    let Pattern::Op(root) = &rule.pattern else { return };
-    let n = rule.vars.len();
-    let mut visit = |id: Id| {
-        if scope.is_none_or(|s| s.contains(&id)) {
-            matches(eg, &rule.pattern, n, id, out);
+const FAR: u8 = u8::MAX;
+
+/// Finds the classes within `deepest` steps above what changed.
+fn affected(eg: &mut Graph, deepest: usize) -> Scope {
+    let changed = std::mem::take(&mut eg.analysis.changed);
+    let mut steps = vec![FAR; eg.nodes().len()];
+    let mut near: Vec<Id> = vec![];
+    let reach = |id: Id, step: u8, steps: &mut Vec<u8>, near: &mut Vec<Id>| {
+        if steps[usize::from(id)] == FAR {
+            steps[usize::from(id)] = step;
+            near.push(id);
         }
     };
-    match &root.head {
-        Head::Op(kind) => {
-            if let Some(d) = discriminant(kind.0.name)
-                && let Some(ids) = eg.classes_for_op(&d)
-            {
-                let mut ids: Vec<Id> = ids.collect();
-                ids.sort_unstable();
-                ids.into_iter().for_each(visit);
+    for id in changed {
+        reach(eg.find(id), 0, &mut steps, &mut near);
+    }
+    let mut from = 0;
+    for step in 1..deepest.clamp(1, usize::from(FAR)) as u8 {
+        let to = near.len();
+        for i in from..to {
+            for p in eg[near[i]].parents() {
+                reach(eg.find(p), step, &mut steps, &mut near);
             }
         }
-        Head::Class(..) => match scope {
-            Some(s) => s.iter().copied().for_each(visit),
-            None => {
-                let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
-                ids.sort_unstable();
-                ids.iter().copied().for_each(&mut visit);
+        from = to;
+    }
+    near.sort_unstable();
+    let mut by_op: HashMap<Discriminant<Op>, Vec<Id>> = HashMap::new();
+    for &id in &near {
+        for node in &eg[id].nodes {
+            let list = by_op.entry(std::mem::discriminant(&*node.op)).or_default();
+            if list.last() != Some(&id) {
+                list.push(id);
             }
+        }
+    }
+    Scope { steps, near, by_op }
+}
+
+fn search(eg: &Graph, rule: &Rule, depth: usize, scope: Option<&Scope>, out: &mut Vec<Match>) {
+    let Pattern::Op(root) = &rule.pattern else { return };
+    let wanted = match &root.head {
+        Head::Op(kind) => match discriminant(kind.0.name) {
+            Some(d) => Some(d),
+            None => return,
         },
+        Head::Class(..) => None,
+    };
+    let mut all: Vec<Id> = vec![];
+    let candidates: &[Id] = match (scope, wanted) {
+        (Some(s), Some(d)) => s.by_op.get(&d).map_or(&[], Vec::as_slice),
+        (Some(s), None) => &s.near,
+        (None, wanted) => {
+            match wanted {
+                Some(d) => all.extend(eg.classes_for_op(&d).into_iter().flatten()),
+                None => all.extend(eg.classes().map(|c| c.id)),
+            }
+            all.sort_unstable();
+            &all
+        }
+    };
+    for &id in candidates {
+        if scope.is_none_or(|s| usize::from(s.steps[usize::from(id)]) < depth) {
+            matches(eg, &rule.pattern, rule.vars.len(), id, out);
+        }
     }
 }
 
 /// The discriminant of an operator by name, from any instance of it.
-fn discriminant(name: &str) -> Option<std::mem::Discriminant<Op>> {
-    static TABLE: std::sync::LazyLock<BTreeMap<&'static str, std::mem::Discriminant<Op>>> =
+fn discriminant(name: &str) -> Option<Discriminant<Op>> {
+    static TABLE: std::sync::LazyLock<BTreeMap<&'static str, Discriminant<Op>>> =
         std::sync::LazyLock::new(|| {
             crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect()
         });

@@ -1,0 +1,27 @@
+//! The integration tests, outside in: the command line, whole models, then single stages.
+//!
+//! Cases are data under `tests/cases/<module>`; each module has one function that checks one case.
+
+/// Equal inputs give byte-equal plans.
+mod determinism;
+/// Wrong input of every kind gives one clear error and nothing else.
+mod bad_input;
+/// The real binary: exit codes, reports, products.
+mod cli;
+/// Bundled and optional models, and how to compile and run them.
+mod fixtures;
+/// Random bytes and text never cause a panic.
+mod fuzz;
+/// Every model under every mapping, against ONNX Runtime's outputs.
+mod matrix;
+/// Rule files with mistakes: all of them are reported, with their places.
+mod rule_errors;
+/// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.
+mod saturate;
+/// The text form of graphs.
+mod text;
+mod fill;
+/// The layering that ARCHITECTURE.md states, and other rules on source files.
+mod tidy;
+/// A rule's own terms, chosen wherever they may be, so that every rule is executed.
+mod forced;
