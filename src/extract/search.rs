@@ -210,11 +210,22 @@ impl<'s> Selection<'s> {
                 }
                 let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
                 for t in 0..self.space.terms[c as usize].len() as u32 {
-                    if self.term[c as usize] != Some(t) && self.is_possible(c, t) {
-                        groups
-                            .entry((leader, self.space.term_shape(c, t)))
-                            .or_default()
-                            .push(vec![Flip { class: c, to: t }]);
+                    if self.term[c as usize] == Some(t) || !self.is_possible(c, t) {
+                        continue;
+                    }
+                    let flip = Flip { class: c, to: t };
+                    let shape = self.space.term_shape(c, t);
+                    groups.entry((leader, shape)).or_default().push(vec![flip]);
+                    // What the term needs anew may itself be computed in another way than the one that
+                    // looks cheapest while the old term's operands are still paid for.
+                    for &n in self.space.term(c, t).needs.iter().filter(|&&n| !self.is_needed(n)) {
+                        for u in 0..self.space.terms[n as usize].len() as u32 {
+                            if self.term[n as usize] != Some(u) && self.is_possible(n, u) {
+                                let key = shape.rotate_left(7) ^ self.space.term_shape(n, u);
+                                let below = Flip { class: n, to: u };
+                                groups.entry((leader, key)).or_default().push(vec![below, flip]);
+                            }
+                        }
                     }
                 }
             }
@@ -256,13 +267,14 @@ impl<'s> Selection<'s> {
         improved
     }
 
-    /// Moves that free a class at a price on memory from all its readers at once: a weight that several
-    /// terms read whole is paid once, so that no reader gains by leaving it alone.
+    /// Moves of all readers of a class away from it. A value that several terms read is paid once, so
+    /// that none of them gains by leaving it alone: a weight that is read whole twice, or keys that are
+    /// gathered both for a cache and for the attention.
     pub(super) fn improve_shared(&mut self) -> bool {
-        let mut improved = false;
+        let mut groups: BTreeMap<(ClassId, usize), Vec<Vec<Flip>>> = BTreeMap::new();
+        let mut first: BTreeMap<u64, ClassId> = BTreeMap::new();
         for c in 0..self.space.len() as ClassId {
-            let priced = self.term[c as usize].is_some_and(|t| self.space.term(c, t).surplus > 0);
-            if !priced || self.needed[c as usize] < 2 {
+            if self.needed[c as usize] < 2 {
                 continue;
             }
             let readers: Vec<ClassId> = self.space.users[c as usize]
@@ -270,6 +282,9 @@ impl<'s> Selection<'s> {
                 .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] == Some(t))
                 .map(|&(p, _)| p)
                 .collect();
+            if readers.len() < 2 || readers.iter().any(|&p| self.space.terms[p as usize].len() < 2) {
+                continue;
+            }
             let without = |p: ClassId| {
                 let terms = self.space.terms[p as usize].iter().enumerate();
                 let cost = |t: &Term| t.needs.iter().fold(t.cost, |s, &n| s.saturating_add(self.estimate[n as usize]));
@@ -279,8 +294,13 @@ impl<'s> Selection<'s> {
                     .map(|(t, _)| Flip { class: p, to: t as u32 })
             };
             if let Some(flips) = readers.into_iter().map(without).collect::<Option<Vec<_>>>() {
-                improved |= self.try_group(&[flips]);
+                let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
+                groups.entry((leader, flips.len())).or_default().push(flips);
             }
+        }
+        let mut improved = false;
+        for sites in groups.values() {
+            improved |= self.try_group(sites);
         }
         improved
     }

@@ -244,10 +244,9 @@ fn search(eg: &Graph, rule: &Rule, depth: usize, scope: Option<&Scope>, out: &mu
 
 /// The discriminant of an operator by name, from any instance of it.
 fn discriminant(name: &str) -> Option<Discriminant<Op>> {
-    static TABLE: std::sync::LazyLock<BTreeMap<&'static str, Discriminant<Op>>> =
-        std::sync::LazyLock::new(|| {
-            crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect()
-        });
+    static TABLE: std::sync::LazyLock<BTreeMap<&'static str, Discriminant<Op>>> = std::sync::LazyLock::new(|| {
+        crate::ir::op::instances().iter().map(|o| (o.name(), std::mem::discriminant(o))).collect()
+    });
     TABLE.get(name).copied()
 }
 

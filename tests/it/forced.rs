@@ -9,9 +9,9 @@ use sinter::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
 use sinter::saturate::Program;
 use sinter::saturate::language::ENode;
 
-/// What a term costs that no tested rule made; one that it made costs 1. Costs are positive, so that the
-/// cheapest terms form no cycle.
-const OTHER: u64 = 1000;
+/// What a term costs that computes; leaves, their parts and what the tested rule made cost 1. Costs are
+/// positive, so that the cheapest terms form no cycle.
+const COMPUTED: u64 = 1000;
 
 /// The program with the terms of a rule, and whether it has any of them.
 pub(crate) fn forced(program: &Program, graph: &Graph, rule: &str) -> (Graph, bool) {
@@ -22,7 +22,14 @@ pub(crate) fn forced(program: &Program, graph: &Graph, rule: &str) -> (Graph, bo
         .filter(|(_, p)| p.rule == rule)
         .map(|(n, _)| n.clone().map_children(|c| eg.find(c)))
         .collect();
-    let term = cheapest(program, &made);
+    let mut term = cheapest(program, &made);
+    // Terms of the rule that cost more than what they replace are taken unless they form a cycle.
+    for (class, node) in all_terms(program).filter(|(_, n)| made.contains(n)) {
+        let old = term.insert(class, node);
+        if !acyclic(program, &term) {
+            term.insert(class, old.unwrap());
+        }
+    }
     let mut b = Builder { program, term, out: Graph::new(&graph.name), map: BTreeMap::new(), taken: BTreeSet::new() };
     for (id, n) in graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })) {
         let new = b.out.push(n.clone());
@@ -45,25 +52,48 @@ pub(crate) fn forced(program: &Program, graph: &Graph, rule: &str) -> (Graph, bo
     (b.out, uses)
 }
 
-/// The cheapest term of each class.
-fn cheapest(program: &Program, made: &HashSet<ENode>) -> BTreeMap<Id, ENode> {
+/// Every term with its class, in a fixed order.
+fn all_terms(program: &Program) -> impl Iterator<Item = (Id, ENode)> {
     let eg = &program.eg;
     let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
     ids.sort_unstable();
+    let terms = move |id: Id| eg[id].nodes.iter().map(move |n| (id, n.clone().map_children(|c| eg.find(c))));
+    ids.into_iter().flat_map(terms)
+}
+
+/// Whether the terms that the roots lead to form no cycle.
+fn acyclic(program: &Program, term: &BTreeMap<Id, ENode>) -> bool {
+    fn visit(id: Id, term: &BTreeMap<Id, ENode>, open: &mut BTreeMap<Id, bool>) -> bool {
+        if let Some(&is_open) = open.get(&id) {
+            return !is_open;
+        }
+        open.insert(id, true);
+        let ok = term[&id].children.iter().all(|&c| visit(c, term, open));
+        open.insert(id, false);
+        ok
+    }
+    let mut open = BTreeMap::new();
+    program.roots.iter().all(|&r| visit(program.eg.find(r), term, &mut open))
+}
+
+/// The cheapest term of each class.
+fn cheapest(program: &Program, made: &HashSet<ENode>) -> BTreeMap<Id, ENode> {
+    let eg = &program.eg;
     let mut best: BTreeMap<Id, (u64, ENode)> = BTreeMap::new();
     loop {
         let mut changed = false;
-        for &id in &ids {
-            for node in &eg[id].nodes {
-                let node = node.clone().map_children(|c| eg.find(c));
-                let own = if made.contains(&node) { 1 } else { OTHER };
-                let sum = node.children.iter().try_fold(own, |s: u64, c| Some(s.saturating_add(best.get(c)?.0)));
-                if let Some(sum) = sum
-                    && best.get(&id).is_none_or(|(b, _)| sum < *b)
-                {
-                    best.insert(id, (sum, node));
-                    changed = true;
-                }
+        for (id, node) in all_terms(program) {
+            let leaf = match &*node.op {
+                Op::Shard { .. } => eg[node.children[0]].data.leaf,
+                op => op.info().class == Class::Leaf,
+            };
+            let own = if leaf || made.contains(&node) { 1 } else { COMPUTED };
+            let sum = node.children.iter().try_fold(own, |s: u64, c| Some(s.saturating_add(best.get(c)?.0)));
+            if let Some(sum) = sum
+                && best.get(&id).is_none_or(|(b, _)| sum < *b)
+            {
+                best.insert(id, (sum, node));
+                changed = true;
             }
         }
         if !changed {

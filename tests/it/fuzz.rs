@@ -1,1 +1,141 @@
-//! placeholder
+//! Random and damaged input is refused or accepted, but never causes a panic.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use sinter::import;
+use sinter::ir;
+use sinter::rules::{BUNDLED, parse_file};
+
+use crate::fixtures;
+
+/// The smallest bundled model.
+static MODEL: LazyLock<Vec<u8>> =
+    LazyLock::new(|| std::fs::read(fixtures::model("llama3-dynamo-op18-none").join("model.onnx")).unwrap());
+
+/// A printed graph.
+static GRAPH: LazyLock<String> =
+    LazyLock::new(|| ir::print(&fixtures::import(&fixtures::model("llama3-dynamo-op18-none")).graph));
+
+/// Opens bytes as a model and imports it as far as possible.
+fn check_model(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, bytes).unwrap();
+    check_file(&path);
+}
+
+fn check_file(path: &Path) {
+    let Ok(model) = import::open(path) else { return };
+    drop(model.listing());
+    if let Ok(i) = model.import() {
+        ir::verify(&i.graph).unwrap();
+    }
+}
+
+/// What parses must also print and verify without a panic.
+fn check_graph(text: &str) {
+    if let Ok(g) = ir::parse(text) {
+        drop(ir::verify(&g));
+        let printed = ir::print(&g);
+        let back = ir::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        assert_eq!(ir::print(&back), printed);
+    }
+}
+
+/// Errors must render.
+fn check_rules(text: &str) {
+    if let Err(errors) = parse_file("fuzz.rules", text) {
+        assert!(!errors.is_empty());
+        errors.iter().for_each(|e| drop(e.render(text)));
+    }
+}
+
+/// Replaces, removes and doubles characters.
+fn damage(text: &str, edits: &[(usize, u8, char)]) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    for &(at, kind, c) in edits {
+        if chars.is_empty() {
+            break;
+        }
+        let at = at % chars.len();
+        match kind % 4 {
+            0 => chars[at] = c,
+            1 => drop(chars.remove(at)),
+            2 => chars.insert(at, c),
+            _ => chars.truncate(at),
+        }
+    }
+    chars.into_iter().collect()
+}
+
+fn edits() -> impl Strategy<Value = Vec<(usize, u8, char)>> {
+    let c = prop_oneof![Just('('), Just(')'), Just('"'), Just('?'), Just('%'), Just(';'), Just('ü'), any::<char>()];
+    prop::collection::vec((any::<usize>(), any::<u8>(), c), 1..6)
+}
+
+/// Mostly small cases; failures are printed and not written into the source folder.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn random_bytes_are_no_model(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        check_model(&bytes);
+    }
+
+    #[test]
+    fn damaged_models(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        tail in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        header in any::<bool>(),
+    ) {
+        let mut bytes = MODEL.clone();
+        // The nodes come before the tensor data, which hardly matters.
+        let reach = if header { bytes.len().min(60_000) } else { bytes.len() };
+        for (at, to) in edits {
+            bytes[at.index(reach)] = to;
+        }
+        if let Some(end) = tail {
+            bytes.truncate(end.index(bytes.len()));
+        }
+        check_model(&bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn random_text(text in "\\PC{0,200}") {
+        check_graph(&text);
+        check_rules(&text);
+    }
+
+    #[test]
+    fn random_rules(words in prop::collection::vec(
+        prop::sample::select(vec!["(", ")", "rule", "a", "=>", ":if", ":match", ":yield", ":phase", "fuse", "?x", "?f:unary",
+            "?m...", "mul", "neg", "softmax", ":axis", "1", "-2.5", "true", "tp", "let", "=", "const", ":like", ";; c\n"]), 0..40)) {
+        check_rules(&words.join(" "));
+        check_rules(&format!("(phase fuse) (rule a {})", words.join(" ")));
+    }
+
+    #[test]
+    fn damaged_rules(file in 0..BUNDLED.len(), edits in edits()) {
+        check_rules(&damage(BUNDLED[file].1, &edits));
+    }
+
+    #[test]
+    fn damaged_graphs(start in any::<prop::sample::Index>(), edits in edits()) {
+        let lines: Vec<&str> = GRAPH.lines().collect();
+        let start = start.index(lines.len());
+        let few = lines[start..lines.len().min(start + 12)].join("\n");
+        check_graph(&damage(&format!("graph \"x\" {{\n{few}\n}}\n"), &edits));
+        check_graph(&damage(&format!("graph \"x\" {{\n  input %x: f32[batch, 4]\n  %y: f32[batch, 4] = neg(%x)\n  \
+            %z: f32[batch, 2] = slice(%y) {{axis = 1, start = 0, end = 2}}\n  output \"y\" = %z\n}}\n"), &edits));
+    }
+}

@@ -2,14 +2,16 @@
 //!
 //! Cases are data under `tests/cases/<module>`; each module has one function that checks one case.
 
-/// Equal inputs give byte-equal plans.
-mod determinism;
 /// Wrong input of every kind gives one clear error and nothing else.
 mod bad_input;
 /// The real binary: exit codes, reports, products.
 mod cli;
+/// Equal inputs give byte-equal plans.
+mod determinism;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
+/// A rule's own terms, chosen wherever they may be, so that every rule is executed.
+mod forced;
 /// Random bytes and text never cause a panic.
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
@@ -20,8 +22,5 @@ mod rule_errors;
 mod saturate;
 /// The text form of graphs.
 mod text;
-mod fill;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.
 mod tidy;
-/// A rule's own terms, chosen wherever they may be, so that every rule is executed.
-mod forced;

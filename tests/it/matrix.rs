@@ -50,7 +50,9 @@ fn check(dir: &Path, model: &Imported, c: &Compiled, problems: &mut Vec<String>)
     // The imported program holds every weight whole, so that the price on surplus bytes is part of it.
     check.that(costs.is_sorted_by(|a, b| a >= b), || format!("original >= greedy >= chosen >= bound fails: {costs:?}"));
     let certificate = certify(&m, &c.plan.stages);
-    check.that(certificate.is_ok_and(|found| found == c.plan.certificate), || "the certificate is not that of the stages".into());
+    check.that(certificate.is_ok_and(|found| found == c.plan.certificate), || {
+        "the certificate is not that of the stages".into()
+    });
     problems.append(&mut check.problems);
     worst
 }

@@ -1,4 +1,5 @@
-//! Cases for rules: graph text in, extracted graph out.
+//! Cases for rules: graph text in, extracted graph out, and the graph with the rule's own terms where
+//! extraction does not take them.
 //!
 //! Header lines: `;; tp: 2`, `;; pp: 2`, `;; phases: raise shard`, `;; no-rule: NAME`, `;; rule: NAME` (the
 //! rule that must fire; the file's name where it is left out), `;; blocked: NAME` (must not fire),
@@ -35,8 +36,11 @@ impl Case {
     fn read(path: &Path) -> Result<Case, String> {
         let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let header: BTreeMap<&str, &str> =
-            text.lines().filter_map(|l| l.strip_prefix(";;")?.split_once(':')).map(|(k, v)| (k.trim(), v.trim())).collect();
+        let header: BTreeMap<&str, &str> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix(";;")?.split_once(':'))
+            .map(|(k, v)| (k.trim(), v.trim()))
+            .collect();
         let number = |key: &str| header.get(key).map_or(Ok(1), |v| v.parse().map_err(|e| format!("{key}: {e}")));
         let phase = |p: &str| Phase::parse(p).ok_or_else(|| format!("no phase is called `{p}`"));
         let phases = header.get("phases").ok_or("no `;; phases:`")?.split_whitespace().map(phase);
@@ -59,7 +63,7 @@ impl Case {
 }
 
 /// Runs the phases of a case, checks what fired and that all forms of the program compute the same, and
-/// returns the extracted graph's text.
+/// returns the text of the extracted graph and of that with the rule's terms.
 fn check(case: &Case) -> Result<String, String> {
     let mut config = fixtures::config(case.tp, case.pp);
     config.rules.ban(&case.banned).map_err(|e| e.to_string())?;
@@ -88,7 +92,7 @@ fn check(case: &Case) -> Result<String, String> {
     }
     let found = extract::extract(&program, &case.graph, &cost).map_err(|e| e.to_string())?;
     ir::verify(&found.graph).map_err(|e| format!("extracted: {e}"))?;
-    let text = ir::print(&found.graph);
+    let mut text = ir::print(&found.graph);
     if let Some(reason) = &case.not_executed {
         println!("{}: not executed: {reason}", case.name);
         return Ok(text);
@@ -104,6 +108,7 @@ fn check(case: &Case) -> Result<String, String> {
         }
         let got = execute(case, &graph, &cost).map_err(|e| format!("forced: {e}\n{}", ir::print(&graph)))?;
         agree("forced", &got, &expected).map_err(|e| format!("{e}\n{}", ir::print(&graph)))?;
+        text += &format!("\n; with the terms of {rule}\n{}", ir::print(&graph));
     }
     Ok(text)
 }
@@ -161,7 +166,8 @@ fn execute(case: &Case, graph: &Graph, cost: &CostModel) -> Result<Vec<(String, 
     let dims = case.graph.nodes().flat_map(|(_, n)| n.types.iter().flat_map(|t| t.shape.iter()));
     dims.for_each(|d| d.collect_symbols(&mut symbols));
     let bindings = symbols.into_iter().enumerate().map(|(i, s)| (s, 2 + i as i64 % 2)).collect();
-    let extents = |t: &TensorType| -> Vec<usize> { t.shape.iter().map(|d| d.eval(&bindings).unwrap() as usize).collect() };
+    let extents =
+        |t: &TensorType| -> Vec<usize> { t.shape.iter().map(|d| d.eval(&bindings).unwrap() as usize).collect() };
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let (mut inputs, mut weights) = (BTreeMap::new(), Weights::default());
     for (_, n) in case.graph.nodes() {
@@ -185,7 +191,9 @@ fn execute(case: &Case, graph: &Graph, cost: &CostModel) -> Result<Vec<(String, 
 /// may cut values, which one rank alone cannot execute.
 fn stub(graph: &Graph) -> Graph {
     let mut out = Graph::new(&graph.name);
-    graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })).for_each(|(_, n)| drop(out.push(n.clone())));
+    graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })).for_each(|(_, n)| {
+        out.push(n.clone());
+    });
     for o in graph.outputs() {
         let value = Literal::scalar(DType::F32, 0.0);
         let types = vec![TensorType { dtype: DType::F32, shape: Vec::<Dim>::new() }];
