@@ -201,6 +201,35 @@ impl ViewMut<'_> {
     }
 }
 
+/// Calls `run` with the byte range of each contiguous run of a window of a tensor, in row-major order.
+/// The window has one range of positions per axis, within the shape.
+pub fn for_each_run(
+    dtype: DType,
+    shape: &[usize],
+    window: &[std::ops::Range<usize>],
+    mut run: impl FnMut(std::ops::Range<usize>),
+) {
+    if window.iter().any(|w| w.is_empty()) {
+        return;
+    }
+    // Axes after the last restricted one are contiguous.
+    let Some(k) = (0..shape.len()).rev().find(|&d| window[d] != (0..shape[d])) else {
+        run(0..shape.iter().product::<usize>() * dtype.size());
+        return;
+    };
+    let inner = shape[k + 1..].iter().product::<usize>() * dtype.size();
+    let length = window[k].len() * inner;
+    let mut at: Vec<usize> = window[..k].iter().map(|w| w.start).collect();
+    loop {
+        let row = at.iter().zip(shape).fold(0, |r, (i, n)| r * n + i);
+        let start = (row * shape[k] + window[k].start) * inner;
+        run(start..start + length);
+        let Some(d) = (0..k).rev().find(|&d| at[d] + 1 < window[d].end) else { return };
+        at[d] += 1;
+        (d + 1..k).for_each(|e| at[e] = window[e].start);
+    }
+}
+
 /// Copies part `index` of `parts` along `dim` out of the row-major bytes of a tensor.
 ///
 /// The caller has checked that `parts` divides the extent and that `bytes` has the length of the type.

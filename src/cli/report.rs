@@ -185,7 +185,7 @@ impl Report {
 fn stage(index: usize, stages: &[Stage], tp: usize) -> StageReport {
     let s = &stages[index];
     let name = |v: &Value| match &v.source {
-        Source::Weight { weight, .. } => Some(weight.clone()),
+        Source::Weight { key, .. } => Some(key.clone()),
         _ => None,
     };
     let earlier: BTreeSet<String> = stages[..index].iter().flat_map(|s| &s.values).filter_map(name).collect();

@@ -65,7 +65,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     expect: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    verify: Option<Check>,
+    verify: Option<Verify>,
     time_ms: BTreeMap<&'static str, f64>,
 }
 
@@ -83,11 +83,16 @@ struct Check {
     pass: bool,
     /// Outputs that differ too much.
     failed: Vec<String>,
-    /// With `verify`: the first tensor that differs, in the order of the unoptimised program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_bad: Option<String>,
     /// Tolerance by element type of the outputs: absolute, relative.
     tolerance: BTreeMap<&'static str, [f64; 2]>,
+}
+
+#[derive(Debug, Serialize)]
+struct Verify {
+    #[serde(flatten)]
+    check: Check,
+    /// The first tensor that differs, in the order of the unoptimised program.
+    first_bad: Option<String>,
 }
 
 /// A model's weights in its own file, for a plan with one rank.
@@ -99,8 +104,9 @@ struct ModelWeights<'a> {
 impl WeightSource for ModelWeights<'_> {
     fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError> {
         let reference = self.plan.reference.iter().flat_map(|s| &s.values);
+        // With one rank no weight is cut.
         let name = self.plan.stages[0].values.iter().chain(reference).find_map(|v| match &v.source {
-            Source::Weight { key: k, weight, part: None } if k == key => Some(weight),
+            Source::Weight { key: k, weight, range: None, part: None } if k == key => Some(weight),
             _ => None,
         });
         let found = name.and_then(|n| self.weights.0.get(n));
@@ -186,7 +192,8 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
     } else {
         print(&text)?;
     }
-    let failed = [&report.expect, &report.verify].into_iter().flatten().any(|c| !c.pass);
+    let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
+    let failed = checks.into_iter().flatten().any(|c| !c.pass);
     Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
 }
 
@@ -199,8 +206,7 @@ fn tolerance(o: &Options, t: &Tensor) -> Tolerance {
 }
 
 fn check(o: &Options, actual: &[(String, Tensor)], expected: &BTreeMap<String, Tensor>) -> Check {
-    let mut out =
-        Check { max_abs: 0.0, max_rel: 0.0, pass: true, failed: vec![], first_bad: None, tolerance: BTreeMap::new() };
+    let mut out = Check { max_abs: 0.0, max_rel: 0.0, pass: true, failed: vec![], tolerance: BTreeMap::new() };
     for (name, t) in actual {
         let Some(e) = expected.get(name) else { continue };
         let tol = tolerance(o, t);
@@ -228,19 +234,20 @@ fn verify(
     inputs: &BTreeMap<String, Tensor>,
     result: &RunResult,
     time_ms: &mut BTreeMap<&'static str, f64>,
-) -> Result<Check, Failure> {
+) -> Result<Verify, Failure> {
     let config = RunConfig { timeout: Duration::from_secs(o.timeout), trace: true, progress: None, repeat: 1 };
     let reference = executor::run_reference(plan, whole, inputs, &config)?;
     time_ms.insert("reference", reference.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
-    let mut c = check(o, &result.outputs, &reference.outputs.iter().cloned().collect());
-    if !c.pass {
+    let check = check(o, &result.outputs, &reference.outputs.iter().cloned().collect());
+    let mut first_bad = None;
+    if !check.pass {
         let order = plan.reference.iter().flat_map(|s| &s.values).map(|v| v.name.as_str());
-        c.first_bad = compare::bisect(&result.trace, &reference.trace, order).map(|(name, d)| {
+        first_bad = compare::bisect(&result.trace, &reference.trace, order).map(|(name, d)| {
             d.reason
                 .map_or_else(|| format!("{name} (max |difference| {:.3e})", d.max_abs), |why| format!("{name} ({why})"))
         });
     }
-    Ok(c)
+    Ok(Verify { check, first_bad })
 }
 
 fn summary(r: &Report) -> String {
@@ -252,16 +259,17 @@ fn summary(r: &Report) -> String {
     if r.outputs.len() > 4 {
         t += &format!("  and {} more\n", r.outputs.len() - 4);
     }
-    for (what, c) in [("expected outputs", &r.expect), ("unoptimised program", &r.verify)] {
+    let verify = r.verify.as_ref().map(|v| &v.check);
+    for (what, c) in [("expected outputs", r.expect.as_ref()), ("unoptimised program", verify)] {
         let Some(c) = c else { continue };
         let verdict = if c.pass { "agrees with" } else { "DIFFERS from" };
         t += &format!("{verdict} the {what}: max |difference| {:.3e}\n", c.max_abs);
         for f in c.failed.iter().take(8) {
             t += &format!("  {f}\n");
         }
-        if let Some(b) = &c.first_bad {
-            t += &format!("  first tensor that differs: {b}\n");
-        }
+    }
+    if let Some(b) = r.verify.as_ref().and_then(|v| v.first_bad.as_ref()) {
+        t += &format!("  first tensor that differs: {b}\n");
     }
     t
 }

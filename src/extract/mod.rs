@@ -6,6 +6,8 @@
 mod bound;
 mod search;
 mod space;
+#[cfg(test)]
+mod tests;
 mod to_ir;
 
 use egg::Language as _;
@@ -13,7 +15,7 @@ use egg::Language as _;
 use self::search::Selection;
 use self::space::Space;
 use crate::cost::CostModel;
-use crate::ir::Graph;
+use crate::ir::{Graph, Op};
 use crate::saturate::Program;
 
 /// What an extraction found.
@@ -51,29 +53,64 @@ pub struct ExtractError(pub String);
 /// Rounds of alternating single and joint moves.
 const MAX_ROUNDS: usize = 16;
 
+/// How much dearer gathering is in the second descent.
+const GATHER_FACTOR: u64 = 8;
+
 /// Finds the cheapest program. `graph` is the one that the e-graph was made from; its names are kept.
 pub fn extract(program: &Program, graph: &Graph, cost: &CostModel) -> Result<Extracted, ExtractError> {
-    let space = Space::new(program, cost);
+    let mut space = Space::new(program, cost);
     let given = original(program, &space)?;
-    let mut s = Selection::new(&space, &given);
-    let mut stats = ExtractStats { original_ns: s.total, original_time_ns: time(&space, &s), ..Default::default() };
-    s.improve_classes();
-    stats.greedy_ns = s.total;
     let is_tuple = |c: u32| program.eg[space.ids[c as usize]].data.types.len() > 1;
+    let tuples: Vec<bool> = (0..space.len() as u32).map(is_tuple).collect();
+
+    let mut stats = ExtractStats::default();
+    let first = {
+        let mut s = Selection::new(&space, &given);
+        stats.original_ns = s.total;
+        stats.original_time_ns = time(&space, &s);
+        s.improve_classes();
+        stats.greedy_ns = s.total;
+        descend(&mut s, &tuples);
+        (s.total, s.needed_terms())
+    };
+    // Cutting a tensor through a whole block pays only once nothing in the block gathers it any more. A
+    // second descent on dearer gathers finds such programs; its result then descends on the true costs.
+    let second = if space.scale(|op| matches!(op, Op::AllGather { .. }), GATHER_FACTOR) {
+        let mut s = Selection::new(&space, &given);
+        s.improve_classes();
+        descend(&mut s, &tuples);
+        let terms = s.needed_terms();
+        space.unscale();
+        let mut s = Selection::new(&space, &terms);
+        s.improve_classes();
+        descend(&mut s, &tuples);
+        Some((s.total, s.needed_terms()))
+    } else {
+        None
+    };
+    let best = match second {
+        Some(s) if s.0 < first.0 => s.1,
+        _ => first.1,
+    };
+    let s = Selection::new(&space, &best);
+    stats.chosen_ns = s.total;
+    stats.chosen_time_ns = time(&space, &s);
+    stats.bound_ns = bound::lower_bound(&space).min(stats.chosen_ns);
+    let graph = to_ir::to_ir(program, graph, &space, &s.term)?;
+    Ok(Extracted { graph, stats })
+}
+
+/// Alternates joint and single moves until neither helps.
+fn descend(s: &mut Selection<'_>, tuples: &[bool]) {
     for _ in 0..MAX_ROUNDS {
         s.refresh();
-        let joint = s.improve_tuples(is_tuple) | s.improve_shared();
+        let joint = s.improve_tuples(|c| tuples[c as usize]) | s.improve_shared();
         s.refresh();
         let single = s.improve_classes();
         if !joint && !single {
             break;
         }
     }
-    stats.chosen_ns = s.total;
-    stats.chosen_time_ns = time(&space, &s);
-    stats.bound_ns = bound::lower_bound(&space).min(stats.chosen_ns);
-    let graph = to_ir::to_ir(program, graph, &space, &s.term)?;
-    Ok(Extracted { graph, stats })
 }
 
 fn time(space: &Space, s: &Selection<'_>) -> u64 {

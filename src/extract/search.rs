@@ -44,9 +44,12 @@ impl<'s> Selection<'s> {
     /// Gives the classes that are not needed the cheapest terms from those that are, so that moves which
     /// need them are judged by what they would cost now.
     pub(super) fn refresh(&mut self) {
-        let given: Vec<Option<u32>> =
-            self.term.iter().zip(&self.needed).map(|(t, &n)| if n > 0 { *t } else { None }).collect();
-        (self.term, self.estimate) = complete(self.space, &given);
+        (self.term, self.estimate) = complete(self.space, &self.needed_terms());
+    }
+
+    /// The selected terms of the classes that are needed.
+    pub(super) fn needed_terms(&self) -> Vec<Option<u32>> {
+        self.term.iter().zip(&self.needed).map(|(t, &n)| if n > 0 { *t } else { None }).collect()
     }
 
     pub(super) fn is_needed(&self, c: ClassId) -> bool {

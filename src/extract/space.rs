@@ -36,6 +36,8 @@ pub(super) struct Space {
     pub(super) dense: HashMap<Id, ClassId>,
     /// Equal for classes at corresponding places of identical layers.
     pub(super) shape: Vec<u64>,
+    /// Costs as they were before `scale`.
+    pub(super) true_costs: Vec<Vec<u64>>,
 }
 
 /// Rounds of refinement of the structural hash: how far two sites must look alike.
@@ -61,6 +63,11 @@ impl Space {
                     Op::Weight { .. } => surplus = cost.surplus(class.data.ty()),
                     // A boundary on what every stage can compute, or a part of a leaf, costs nothing.
                     Op::Boundary { .. } if eg[node.children()[0]].data.free => time = 0,
+                    Op::Slice { .. } if class.data.range_of_weight => {
+                        surplus = cost.surplus(class.data.ty());
+                        time = 0;
+                        needs.clear();
+                    }
                     Op::Shard { .. } if eg[node.children()[0]].data.leaf => {
                         time = 0;
                         needs.clear();
@@ -86,7 +93,25 @@ impl Space {
         }
         let roots = program.roots.iter().map(|&r| dense[&eg.find(r)]).collect();
         let shape = shapes(&terms, &users, &ids, program);
-        Space { terms, ids, roots, users, dense, shape }
+        Space { terms, ids, roots, users, dense, shape, true_costs: vec![] }
+    }
+
+    /// Makes the terms of some operators dearer by a factor; whether there are any.
+    pub(super) fn scale(&mut self, which: impl Fn(&Op) -> bool, factor: u64) -> bool {
+        self.true_costs = self.terms.iter().map(|ts| ts.iter().map(|t| t.cost).collect()).collect();
+        let mut any = false;
+        for t in self.terms.iter_mut().flatten().filter(|t| which(&t.node.op)) {
+            t.cost = t.cost.saturating_mul(factor);
+            any = true;
+        }
+        any
+    }
+
+    /// Restores the costs that `scale` changed.
+    pub(super) fn unscale(&mut self) {
+        for (terms, costs) in self.terms.iter_mut().zip(std::mem::take(&mut self.true_costs)) {
+            terms.iter_mut().zip(costs).for_each(|(t, c)| t.cost = c);
+        }
     }
 
     pub(super) fn len(&self) -> usize {

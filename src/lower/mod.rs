@@ -9,7 +9,8 @@ mod buffers;
 use std::collections::{BTreeMap, HashMap};
 
 use sinter_runtime::plan::{
-    self, Buffer, CertificateError, InputDecl, OutputDecl, Plan, Source, Stage, Step, Value, ValueId, WeightEntry,
+    self, Buffer, CertificateError, InputDecl, OutputDecl, Plan, Range, Source, Stage, Step, Value, ValueId,
+    WeightEntry,
 };
 
 use crate::cost::CostModel;
@@ -75,17 +76,46 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     Ok(plan)
 }
 
+/// The range of a weight that a slice takes, which the host cuts.
+fn weight_range(graph: &Graph, id: NodeId) -> Option<(&str, Range)> {
+    let n = graph.node(id);
+    match (&n.op, &graph.node(*n.inputs.first()?).op) {
+        (Op::Slice { axis, start, end, step: 1 }, Op::Weight { name, .. }) => {
+            let at = |d: i64| usize::try_from(d).ok();
+            let range = Range { dim: at(*axis)?, start: at(start.as_const()?)?, end: at(end.as_const()?)? };
+            Some((name, range))
+        }
+        _ => None,
+    }
+}
+
 /// A weight that no rank needs any more is still kept in the first stage, so that the plan folder alone
 /// is enough to compute what is right.
 fn keep_for_reference(stages: &mut [Stage], reference: &Stage) {
-    let held: std::collections::BTreeSet<String> = stages
-        .iter()
-        .flat_map(|s| &s.values)
-        .filter_map(|v| match &v.source {
-            Source::Weight { weight, .. } => Some(weight.clone()),
-            _ => None,
-        })
-        .collect();
+    let mut held: std::collections::BTreeSet<String> = Default::default();
+    let mut ranges: BTreeMap<String, Vec<Range>> = BTreeMap::new();
+    for v in stages.iter().flat_map(|s| &s.values) {
+        match &v.source {
+            Source::Weight { weight, range: None, .. } => {
+                held.insert(weight.clone());
+            }
+            Source::Weight { weight, range: Some(r), .. } => ranges.entry(weight.clone()).or_default().push(*r),
+            _ => {}
+        }
+    }
+    for v in &reference.values {
+        // Ranges that make up the whole are as good.
+        if let Source::Weight { weight, .. } = &v.source
+            && let Some(list) = ranges.get_mut(weight)
+        {
+            list.sort_by_key(|r| (r.dim, r.start, r.end));
+            list.dedup();
+            let end = list.iter().try_fold(0, |at, r| (r.start == at && r.dim == list[0].dim).then_some(r.end));
+            if end.is_some() && end == v.ty.shape.get(list[0].dim).and_then(|d| usize::try_from(d.as_const()?).ok()) {
+                held.insert(weight.clone());
+            }
+        }
+    }
     let names: std::collections::BTreeSet<String> = stages[0].values.iter().map(|v| v.name.clone()).collect();
     for v in &reference.values {
         if let Source::Weight { weight, .. } = &v.source
@@ -228,13 +258,29 @@ impl<'g> Builder<'g> {
         };
         let source = match &n.op {
             Op::Input { name, .. } => Source::Input { index: input_index(name)?, part: None },
-            Op::Weight { name, .. } => Source::Weight { key: name.clone(), weight: name.clone(), part: None },
+            Op::Weight { name, .. } => {
+                Source::Weight { key: name.clone(), weight: name.clone(), range: None, part: None }
+            }
+            Op::Slice { .. } => match weight_range(graph, id) {
+                Some((weight, range)) => {
+                    Source::Weight { key: n.name.clone(), weight: weight.to_owned(), range: Some(range), part: None }
+                }
+                None => Source::Buffer(usize::MAX),
+            },
             Op::Shard { dim, axis, parts } => {
                 let part = Some(Part { dim: *dim as usize, axis: *axis, parts: *parts as usize });
                 match &graph.node(n.inputs[0]).op {
                     Op::Input { name, .. } => Source::Input { index: input_index(name)?, part },
-                    Op::Weight { name, .. } => Source::Weight { key: n.name.clone(), weight: name.clone(), part },
-                    _ => Source::Buffer(usize::MAX),
+                    Op::Weight { name, .. } => {
+                        Source::Weight { key: n.name.clone(), weight: name.clone(), range: None, part }
+                    }
+                    _ => match weight_range(graph, n.inputs[0]) {
+                        Some((weight, range)) => {
+                            let (key, weight) = (n.name.clone(), weight.to_owned());
+                            Source::Weight { key, weight, range: Some(range), part }
+                        }
+                        None => Source::Buffer(usize::MAX),
+                    },
                 }
             }
             Op::Reshape { .. } => Source::Alias(self.operand(n.inputs[0])?),
@@ -333,7 +379,7 @@ pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Res
     let column = rank % plan.mapping.tp;
     let mut out = vec![];
     for v in &stage.values {
-        let Source::Weight { key, weight, part } = &v.source else { continue };
+        let Source::Weight { key, weight, range, part } = &v.source else { continue };
         let w = weights.0.get(weight).ok_or_else(|| LowerError::Invalid(format!("weight `{weight}` is missing")))?;
         let constant = |t: &TensorType| t.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect::<Vec<_>>();
         out.push(WeightEntry {
@@ -342,6 +388,7 @@ pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Res
             shape: constant(&v.ty),
             source: &w.bytes,
             source_shape: constant(&w.ty),
+            range: *range,
             cut: part.map(|p| (p.dim, p.of(column, plan.mapping.size(p.axis)), p.parts)),
         });
     }

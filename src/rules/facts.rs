@@ -15,8 +15,10 @@ pub struct Facts {
     pub weight: bool,
     /// Computed from graph inputs, constants and vectors alone, so that every stage may recompute it.
     pub free: bool,
-    /// An input or weight leaf, or a constant: a part of it costs nothing to cut.
+    /// An input or weight leaf, a constant, or a range of a weight: a part of it costs nothing to cut.
     pub leaf: bool,
+    /// A range of a weight leaf.
+    pub range_of_weight: bool,
     /// Whether the ranks of the tensor axis may hold different values.
     pub varies_over_tp: bool,
     /// The pipeline stage that holds it; `None` where every stage may.

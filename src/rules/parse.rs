@@ -1,6 +1,6 @@
 //! From s-expressions to checked rules. Every defect of a file is reported, not only the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::lang::{
     AttrPattern, Expr, Guard, Head, OpClass, OpKind, OpPattern, Pattern, Phase, Rule, Target, Template, TemplateHead,
@@ -33,7 +33,7 @@ pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> 
                 phase = name.sym().and_then(Phase::parse);
             }
             (Some("rule"), _) => {
-                let mut p = RuleParser { file, text, errors: vec![], vars: vec![] };
+                let mut p = RuleParser { file, text, errors: vec![], vars: vec![], mentioned: BTreeSet::new() };
                 let rule = p.rule(d, rest, phase);
                 errors.append(&mut p.errors);
                 rules.extend(rule);
@@ -78,6 +78,8 @@ struct RuleParser<'a> {
     text: &'a str,
     errors: Vec<Diagnostic>,
     vars: Vec<Var>,
+    /// Every variable that the left side mentions, also where it is malformed.
+    mentioned: BTreeSet<String>,
 }
 
 /// The nearest name, for a hint.
@@ -157,6 +159,7 @@ impl RuleParser<'_> {
         if left.kind_text(self.text) == right.kind_text(self.text) {
             self.error(format!("both sides of rule `{name}` are equal"), &right.span, "nothing would change", None);
         }
+        mentions(left, &mut self.mentioned);
         let pattern = self.pattern_side(left);
         let guards = match keys.get("if") {
             None => vec![],
@@ -170,6 +173,10 @@ impl RuleParser<'_> {
         };
         let yields = self.yield_side(right);
         let Some(phase) = phase else {
+            // An unknown phase has been reported already.
+            if keys.contains_key("phase") {
+                return None;
+            }
             self.error(
                 format!("rule `{name}` has no phase"),
                 &whole.span,
@@ -239,11 +246,18 @@ impl RuleParser<'_> {
         if let Some(v) = self.find(name) {
             return Some(v);
         }
+        // A defect of the left side that was reported already is the reason.
+        if self.mentioned.contains(name) {
+            return None;
+        }
         let names: Vec<String> = self.vars.iter().map(|v| v.name.clone()).filter(|n| n != "_").collect();
         let hint =
             nearest(name, names.iter().map(String::as_str)).map(|h| h.replace('`', "").replace("mean ", "mean ?"));
         let list: Vec<String> = names.iter().map(|n| format!("?{n}")).collect();
-        let help = hint.unwrap_or_else(|| format!("bound are {}", list.join(" ")));
+        let help = hint.unwrap_or_else(|| match &list[..] {
+            [] => "the left side binds no variable".to_owned(),
+            _ => format!("bound are {}", list.join(" ")),
+        });
         self.error(
             format!("variable `?{name}` is not bound"),
             span,
@@ -720,6 +734,18 @@ fn inline(p: &mut Pattern, named: &BTreeMap<String, Pattern>, vars: &[Var]) {
         }
         Pattern::Number(_) => {}
         Pattern::Op(o) => o.args.iter_mut().for_each(|a| inline(a, named, vars)),
+    }
+}
+
+/// The names of the variables in a datum, without operator class or dots.
+fn mentions(d: &Datum, out: &mut BTreeSet<String>) {
+    match &d.kind {
+        Kind::Var(v) => {
+            let name = v.strip_suffix("...").unwrap_or(v);
+            out.insert(name.split(':').next().unwrap_or(name).to_owned());
+        }
+        Kind::List(items) => items.iter().for_each(|i| mentions(i, out)),
+        _ => {}
     }
 }
 

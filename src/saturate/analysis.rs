@@ -65,7 +65,14 @@ pub fn facts_of(op: &Op, children: &[&Facts]) -> Result<Facts, String> {
         Op::Const { value } => Some(value.clone()),
         _ => None,
     };
-    Ok(Facts { types: types.into(), constant, weight, free, leaf: leaf_class, varies_over_tp, stage })
+    // The host cuts one range out of a weight, not a range of a range.
+    let range_of_weight = matches!(op, Op::Slice { step: 1, .. })
+        && children[0].leaf
+        && children[0].weight
+        && children[0].constant.is_none()
+        && !children[0].range_of_weight;
+    let leaf = leaf_class || range_of_weight;
+    Ok(Facts { types: types.into(), constant, weight, free, leaf, range_of_weight, varies_over_tp, stage })
 }
 
 /// The facts of every node of a graph.
@@ -92,6 +99,7 @@ impl Analysis<ENode> for Knowledge {
             weight: false,
             free: false,
             leaf: false,
+            range_of_weight: false,
             varies_over_tp: true,
             stage: None,
         })
@@ -104,6 +112,7 @@ impl Analysis<ENode> for Knowledge {
         a.weight |= b.weight;
         a.free |= b.free;
         a.leaf |= b.leaf;
+        a.range_of_weight |= b.range_of_weight;
         a.varies_over_tp &= b.varies_over_tp;
         a.stage = match (a.stage, b.stage) {
             (Some(x), Some(y)) => Some(x.max(y)),

@@ -191,7 +191,7 @@ fn affected(eg: &mut Graph, deepest: usize) -> Scope {
         reach(eg.find(id), 0, &mut steps, &mut near);
     }
     let mut from = 0;
-    for step in 1..deepest.clamp(1, usize::from(FAR)) as u8 {
+    for step in 1..=deepest.min(usize::from(FAR) - 1) as u8 {
         let to = near.len();
         for i in from..to {
             for p in eg[near[i]].parents() {
@@ -235,8 +235,9 @@ fn search(eg: &Graph, rule: &Rule, depth: usize, scope: Option<&Scope>, out: &mu
             &all
         }
     };
+    // Variables lie one step below the operators, and guards read their facts.
     for &id in candidates {
-        if scope.is_none_or(|s| usize::from(s.steps[usize::from(id)]) < depth) {
+        if scope.is_none_or(|s| usize::from(s.steps[usize::from(id)]) <= depth) {
             matches(eg, &rule.pattern, rule.vars.len(), id, out);
         }
     }

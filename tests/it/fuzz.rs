@@ -18,6 +18,15 @@ static MODEL: LazyLock<Vec<u8>> =
 static GRAPH: LazyLock<String> =
     LazyLock::new(|| ir::print(&fixtures::import(&fixtures::model("llama3-dynamo-op18-none")).graph));
 
+/// A graph that stays readable after some edits.
+const SMALL: &str = "graph \"x\" {
+  input %x: f32[batch, 4]
+  %y: f32[batch, 4] = neg(%x)
+  %z: f32[batch, 2] = slice(%y) {axis = 1, start = 0, end = 2}
+  output \"y\" = %z
+}
+";
+
 /// Opens bytes as a model and imports it as far as possible.
 fn check_model(bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
@@ -75,8 +84,9 @@ fn edits() -> impl Strategy<Value = Vec<(usize, u8, char)>> {
     prop::collection::vec((any::<usize>(), any::<u8>(), c), 1..6)
 }
 
-/// Mostly small cases; failures are printed and not written into the source folder.
+/// Few cases, or `PROPTEST_CASES`; failures are printed and not written into the source folder.
 fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -135,7 +145,6 @@ proptest! {
         let start = start.index(lines.len());
         let few = lines[start..lines.len().min(start + 12)].join("\n");
         check_graph(&damage(&format!("graph \"x\" {{\n{few}\n}}\n"), &edits));
-        check_graph(&damage(&format!("graph \"x\" {{\n  input %x: f32[batch, 4]\n  %y: f32[batch, 4] = neg(%x)\n  \
-            %z: f32[batch, 2] = slice(%y) {{axis = 1, start = 0, end = 2}}\n  output \"y\" = %z\n}}\n"), &edits));
+        check_graph(&damage(SMALL, &edits));
     }
 }

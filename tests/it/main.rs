@@ -1,9 +1,16 @@
 //! The integration tests, outside in: the command line, whole models, then single stages.
 //!
 //! Cases are data under `tests/cases/<module>`; each module has one function that checks one case.
+#![allow(clippy::print_stdout, reason = "tests say what they skip and what they measured")]
 
 /// Wrong input of every kind gives one clear error and nothing else.
 mod bad_input;
+/// Output that cannot be written.
+mod bad_output;
+/// Plans and inputs that `run` must refuse.
+mod bad_plan;
+/// Builders of small and broken inputs.
+mod broken;
 /// The real binary: exit codes, reports, products.
 mod cli;
 /// Equal inputs give byte-equal plans.

@@ -149,8 +149,8 @@ fn unsafe_code_is_rare_and_explained() {
                 problems.push(format!("{}:{n}: unsafe code belongs in {places:?}", s.path));
             }
             let above = s.text.lines().take(n - 1).collect::<Vec<_>>();
-            let explained = above.iter().rev().take_while(|l| l.trim_start().starts_with("//"));
-            if !explained.map(|l| l.contains("SAFETY:")).any(|b| b) && !line.contains("SAFETY:") {
+            let mut explained = above.iter().rev().take_while(|l| l.trim_start().starts_with("//"));
+            if !explained.any(|l| l.contains("SAFETY:")) && !line.contains("SAFETY:") {
                 problems.push(format!("{}:{n}: no SAFETY comment", s.path));
             }
         }

@@ -134,6 +134,18 @@ pub struct Part {
     pub parts: usize,
 }
 
+/// The positions from `start` up to but without `end` along one axis of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// The axis.
+    pub dim: usize,
+    /// First position.
+    pub start: usize,
+    /// Position after the last.
+    pub end: usize,
+}
+
 impl Part {
     /// The part that the rank at `index` of `size` ranks holds.
     pub fn of(&self, index: usize, size: usize) -> usize {
@@ -189,7 +201,10 @@ pub enum Source {
         key: String,
         /// Name of the model's weight of which it is (a part).
         weight: String,
-        /// How it was cut.
+        /// The columns or rows of the model's weight that it has, where a fused weight was taken apart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        range: Option<Range>,
+        /// How it (the range, where there is one) was cut.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         part: Option<Part>,
     },

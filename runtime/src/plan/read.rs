@@ -113,7 +113,7 @@ pub fn load(dir: &Path) -> Result<(Plan, PlanWeights), PlanError> {
     if let Some(reference) = &plan.reference {
         for v in &reference.values {
             if let Source::Weight { weight, .. } = &v.source {
-                let whole = Held::find(&plan, weight).and_then(|h| h.check(v));
+                let whole = Held::find(&plan, weight).and_then(|h| Held::check(&h, v));
                 whole.map_err(|why| PlanError::Format { path: path.clone(), why })?;
             }
         }
@@ -204,6 +204,32 @@ impl PlanWeights {
     pub fn whole(&self, plan: &Plan, weight: &str) -> Result<Cow<'_, [u8]>, RunError> {
         let error = |why: String| RunError::Weight { rank: 0, key: weight.to_owned(), why };
         let held = Held::find(plan, weight).map_err(error)?;
+        let [one] = &held[..] else {
+            // A fused weight that was taken apart: the ranges lie one after the other along one axis.
+            let shape = Held::shape_of_all(&held).map_err(error)?;
+            let dtype = held[0].value.ty.dtype;
+            let len = crate::tensor::byte_len(dtype, &shape).ok_or_else(|| error(format!("{shape:?} is too large")))?;
+            let mut whole = vec![0; len];
+            for h in &held {
+                let piece = self.joined(plan, h, weight)?;
+                let Some(r) = h.range else { continue };
+                let mut window: Vec<std::ops::Range<usize>> = shape.iter().map(|&n| 0..n).collect();
+                window[r.dim] = r.start..r.end;
+                let mut at = 0;
+                crate::tensor::for_each_run(dtype, &shape, &window, |to| {
+                    let n = to.len();
+                    whole[to].copy_from_slice(&piece[at..at + n]);
+                    at += n;
+                });
+            }
+            return Ok(Cow::Owned(whole));
+        };
+        self.joined(plan, one, weight)
+    }
+
+    /// What the ranks of a stage hold of a weight, joined.
+    fn joined(&self, plan: &Plan, held: &Held<'_>, weight: &str) -> Result<Cow<'_, [u8]>, RunError> {
+        let error = |why: String| RunError::Weight { rank: 0, key: weight.to_owned(), why };
         let first_rank = plan.mapping.rank(held.stage, 0);
         let Some(part) = held.part.filter(|p| p.parts > 1) else {
             return Ok(Cow::Borrowed(self.get(first_rank, held.key)?));
@@ -235,25 +261,53 @@ struct Held<'a> {
     stage: usize,
     value: &'a Value,
     key: &'a str,
+    range: Option<super::Range>,
     part: Option<Part>,
 }
 
 impl<'a> Held<'a> {
-    /// Prefers a stage that holds the whole.
-    fn find(plan: &'a Plan, name: &str) -> Result<Held<'a>, String> {
+    /// Prefers a stage that holds the whole; failing that, one whose ranks hold its parts; failing that,
+    /// the ranges that make it up, in order.
+    fn find(plan: &'a Plan, name: &str) -> Result<Vec<Held<'a>>, String> {
         let all = plan.stages.iter().enumerate().flat_map(|(i, s)| s.values.iter().map(move |v| (i, v)));
-        let mut held = all.filter_map(|(stage, value)| match &value.source {
-            Source::Weight { key, weight, part } if weight == name => Some(Held { stage, value, key, part: *part }),
-            _ => None,
-        });
-        let first = held.next().ok_or_else(|| format!("no rank holds the weight `{name}`"))?;
-        let best = if first.part.is_some() { held.find(|h| h.part.is_none()).unwrap_or(first) } else { first };
-        match best.part {
-            Some(p) if p.axis != crate::attr::MeshAxis::Tp => {
-                Err(format!("the weight `{name}` is cut along {}", p.axis.name()))
-            }
-            _ => Ok(best),
+        let mut held: Vec<Held<'a>> = all
+            .filter_map(|(stage, value)| match &value.source {
+                Source::Weight { key, weight, range, part } if weight == name => {
+                    Some(Held { stage, value, key, range: *range, part: *part })
+                }
+                _ => None,
+            })
+            .collect();
+        if let Some(h) = held.iter().find(|h| h.part.is_some_and(|p| p.axis != crate::attr::MeshAxis::Tp)) {
+            return Err(format!("the weight `{name}` is cut along {}", h.part.map_or("nothing", |p| p.axis.name())));
         }
+        if held.is_empty() {
+            return Err(format!("no rank holds the weight `{name}`"));
+        }
+        if held.iter().any(|h| h.range.is_none()) {
+            held.retain(|h| h.range.is_none());
+            let best = held.iter().position(|h| h.part.is_none()).unwrap_or(0);
+            return Ok(vec![held.swap_remove(best)]);
+        }
+        held.sort_by_key(|h| h.range.map_or((0, 0, 0), |r| (r.dim, r.start, r.end)));
+        held.dedup_by_key(|h| h.range);
+        let mut next = 0;
+        for r in held.iter().filter_map(|h| h.range) {
+            if r.start != next || Some(r.dim) != held[0].range.map(|r| r.dim) {
+                return Err(format!("the ranges of the weight `{name}` leave a gap before {}", r.start));
+            }
+            next = r.end;
+        }
+        Ok(held)
+    }
+
+    /// The shape of the weight that all of them make up.
+    fn shape_of_all(held: &[Held<'_>]) -> Result<Vec<usize>, String> {
+        let mut shape = held[0].shape()?;
+        if let (Some(first), Some(last)) = (held[0].range, held[held.len() - 1].range) {
+            shape[first.dim] = last.end;
+        }
+        Ok(shape)
     }
 
     /// The shape of the whole weight.
@@ -267,9 +321,9 @@ impl<'a> Held<'a> {
     }
 
     /// Checks the whole against a value of the reference program.
-    fn check(&self, value: &Value) -> Result<(), String> {
-        let shape = self.shape()?;
-        if self.value.ty.dtype == value.ty.dtype && extents(value).as_ref() == Some(&shape) {
+    fn check(held: &[Held<'_>], value: &Value) -> Result<(), String> {
+        let shape = Held::shape_of_all(held)?;
+        if held[0].value.ty.dtype == value.ty.dtype && extents(value).as_ref() == Some(&shape) {
             return Ok(());
         }
         Err(format!("the weight `{}` is {} in the reference program, the ranks hold {shape:?}", value.name, value.ty))

@@ -150,7 +150,10 @@ fn check_stage(
                     }
                 }
             },
-            Source::Weight { part, .. } => {
+            Source::Weight { part, range, .. } => {
+                if range.is_some_and(|r| r.dim >= v.ty.rank() || r.start > r.end) {
+                    problems.push(format!("{here}: it has no such range of its weight"));
+                }
                 if v.ty.shape.iter().any(|d| d.as_const().is_none_or(|d| d < 0)) {
                     problems.push(format!("{here}: a weight of symbolic type {}", v.ty));
                 }

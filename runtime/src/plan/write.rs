@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan};
+use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan, Range};
 use crate::dtype::DType;
-use crate::tensor::{byte_len, for_each_piece};
+use crate::tensor::{byte_len, for_each_run};
 
 /// Why a plan could not be written. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,9 @@ pub struct WeightEntry<'a> {
     pub source: &'a [u8],
     /// The whole weight's shape.
     pub source_shape: Vec<usize>,
-    /// `(dim, index, parts)`: part `index` of `parts` along `dim`. `None`: the whole weight.
+    /// What is taken of it first; `None`: all.
+    pub range: Option<Range>,
+    /// `(dim, index, parts)`: part `index` of `parts` of that along `dim`. `None`: all of it.
     pub cut: Option<(usize, usize, usize)>,
 }
 
@@ -62,10 +64,16 @@ impl WeightEntry<'_> {
             return error(format!("{} bytes for {}{:?}", self.source.len(), self.dtype, self.source_shape));
         }
         let mut shape = self.source_shape.clone();
+        if let Some(r) = self.range {
+            match shape.get_mut(r.dim) {
+                Some(d) if r.start <= r.end && r.end <= *d => *d = r.end - r.start,
+                _ => return error(format!("{r:?} of {:?}", self.source_shape)),
+            }
+        }
         if let Some((dim, index, parts)) = self.cut {
             match shape.get_mut(dim) {
                 Some(d) if index < parts && *d % parts == 0 => *d /= parts,
-                _ => return error(format!("part {index} of {parts} along axis {dim} of {:?}", self.source_shape)),
+                _ => return error(format!("part {index} of {parts} along axis {dim} of {shape:?}")),
             }
         }
         if shape != self.shape {
@@ -75,7 +83,21 @@ impl WeightEntry<'_> {
     }
 
     fn bytes(&self) -> usize {
-        self.source.len() / self.cut.map_or(1, |(_, _, parts)| parts)
+        byte_len(self.dtype, &self.shape).unwrap_or(0)
+    }
+
+    /// The positions along each axis that the entry has.
+    fn window(&self) -> Vec<std::ops::Range<usize>> {
+        let mut window: Vec<std::ops::Range<usize>> = self.source_shape.iter().map(|&n| 0..n).collect();
+        if let Some(r) = self.range {
+            window[r.dim] = r.start..r.end;
+        }
+        if let Some((dim, index, parts)) = self.cut {
+            let w = &mut window[dim];
+            let step = w.len() / parts;
+            *w = w.start + index * step..w.start + (index + 1) * step;
+        }
+        window
     }
 }
 
@@ -154,9 +176,8 @@ impl PlanWriter {
             f.write_all(&(header.len() as u64).to_le_bytes())?;
             f.write_all(&header)?;
             for w in &sorted {
-                let (dim, index, parts) = w.cut.unwrap_or((0, 0, 1));
                 let mut result = Ok(());
-                for_each_piece(w.dtype, &w.source_shape, dim, index, parts, |r| {
+                for_each_run(w.dtype, &w.source_shape, &w.window(), |r| {
                     if result.is_ok() {
                         result = f.write_all(&w.source[r]);
                     }
