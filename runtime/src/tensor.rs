@@ -271,6 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn runs_cover_a_window_in_order() {
+        let data: Vec<u8> = (0..24).collect();
+        let take = |window: &[std::ops::Range<usize>]| {
+            let mut out: Vec<u8> = vec![];
+            for_each_run(DType::U8, &[2, 4, 3], window, |r| out.extend_from_slice(&data[r]));
+            out
+        };
+        assert_eq!(take(&[0..2, 0..4, 0..3]), data);
+        assert_eq!(take(&[1..2, 0..4, 0..3]), data[12..]);
+        assert_eq!(take(&[0..2, 1..3, 0..3]), [3, 4, 5, 6, 7, 8, 15, 16, 17, 18, 19, 20]);
+        assert_eq!(take(&[0..2, 1..2, 1..3]), [4, 5, 16, 17]);
+        assert!(take(&[0..2, 2..2, 0..3]).is_empty());
+    }
+
+    #[test]
     fn pieces_cut_along_any_axis() {
         let data: Vec<u8> = (0..24).collect();
         let cut = |dim, index, parts| {

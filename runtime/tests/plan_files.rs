@@ -96,6 +96,7 @@ fn bytes_do_not_depend_on_the_order_of_weights() {
             shape: vec![3],
             source: &[1, 2, 3],
             source_shape: vec![3],
+            range: None,
             cut: None,
         });
         if turn == 1 {

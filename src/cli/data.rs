@@ -32,7 +32,7 @@ pub(super) fn read(
                     Ok(t) => {
                         out.insert(name.clone(), t);
                     }
-                    Err(e) => problems.push(format!("`{name}`: {}: {e}", file.display())),
+                    Err(e) => problems.push(format!("`{name}`: {e}")),
                 },
             }
         }
@@ -42,7 +42,7 @@ pub(super) fn read(
             }
         }
     } else {
-        for (name, tensor) in read_npz(path).map_err(|e| format!("{}: {e}", path.display()))? {
+        for (name, tensor) in read_npz(path)? {
             // An array may also be named by position.
             let by_position = name.strip_prefix(prefix).and_then(|r| r.strip_prefix('_')?.parse::<usize>().ok());
             match names.iter().find(|n| **n == name).or_else(|| names.get(by_position?)) {
@@ -73,9 +73,10 @@ pub(super) fn read(
 
 fn read_file(path: &Path) -> Result<Tensor, Failure> {
     if path.extension().is_some_and(|e| e == "pb") {
-        let bytes = std::fs::read(path)?;
-        let proto = TensorProto::decode(&bytes[..])?;
-        let (dtype, shape, bytes) = read_tensor(&proto)?;
+        let error = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+        let bytes = std::fs::read(path).map_err(|e| error(&e))?;
+        let proto = TensorProto::decode(&bytes[..]).map_err(|e| error(&e))?;
+        let (dtype, shape, bytes) = read_tensor(&proto).map_err(|e| error(&e))?;
         return Ok(Tensor::from_bytes(dtype, &shape, &bytes)?);
     }
     Ok(read_npy_file(path)?)

@@ -115,18 +115,55 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Writes a report; `-` is standard output. The file appears whole or not at all.
-fn write_report(path: &str, text: &str) -> Result<(), Failure> {
-    if path == "-" {
-        return print(text);
+/// Where a report goes. It is opened before any work is done, so that a bad place costs nothing.
+enum ReportFile {
+    /// Standard output.
+    Stdout,
+    /// A device, a pipe or the like, which is written as it is.
+    Special(PathBuf, std::fs::File),
+    /// A file, which appears whole or not at all.
+    Regular(PathBuf, tempfile::NamedTempFile),
+}
+
+impl ReportFile {
+    fn open(path: &str) -> Result<ReportFile, Failure> {
+        if path == "-" {
+            return Ok(ReportFile::Stdout);
+        }
+        let path = PathBuf::from(path);
+        let error = |e: std::io::Error| report_error(&path, &e);
+        match std::fs::metadata(&path) {
+            Ok(m) if !m.is_file() => {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).map_err(error)?;
+                Ok(ReportFile::Special(path, file))
+            }
+            _ => {
+                let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+                std::fs::metadata(dir).map_err(error)?;
+                // The full text of these errors would name the temporary file.
+                let temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| report_error(&path, &e.kind()))?;
+                Ok(ReportFile::Regular(path, temp))
+            }
+        }
     }
-    let path = PathBuf::from(path);
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let error = |e: std::io::Error| format!("cannot write the report {}: {e}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(error)?;
-    file.write_all(text.as_bytes()).map_err(error)?;
-    file.persist(&path).map_err(|e| error(e.error))?;
-    Ok(())
+
+    fn write(self, text: &str) -> Result<(), Failure> {
+        match self {
+            ReportFile::Stdout => print(text),
+            ReportFile::Special(path, mut file) => {
+                Ok(file.write_all(text.as_bytes()).map_err(|e| report_error(&path, &e))?)
+            }
+            ReportFile::Regular(path, mut temp) => {
+                temp.write_all(text.as_bytes()).map_err(|e| report_error(&path, &e.kind()))?;
+                temp.persist(&path).map_err(|e| report_error(&path, &e.error.kind()))?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn report_error(path: &std::path::Path, e: &dyn std::fmt::Display) -> String {
+    format!("cannot write the report {}: {e}", path.display())
 }
 
 /// Options for the choice of rules.

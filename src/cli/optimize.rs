@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use sinter_runtime::plan::PlanWriter;
 
-use super::{Failure, Outcome, RuleOptions, report, say, summary, write_report};
+use super::{Failure, Outcome, ReportFile, RuleOptions, report, say, summary};
 use crate::cost::{DEFAULT, Device, Objective};
 use crate::import::{self, Imported};
-use crate::ir::{Mapping, print};
+use crate::ir::{self, Mapping, print};
 use crate::lower;
 use crate::pipeline::{CompileConfig, Compiled, compile};
 use crate::saturate::SaturateConfig;
@@ -55,6 +55,7 @@ enum ObjectiveName {
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let demands = o.require_fused.iter().map(|d| Demand::parse(d)).collect::<Result<Vec<_>, _>>()?;
+    let report_file = o.report.as_deref().map(ReportFile::open).transpose()?;
     let rules = o.rules.load()?;
     let device = match &o.device {
         None => Device::parse("h200", DEFAULT)?,
@@ -82,8 +83,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     }
     let r = report::Report::new(&o.model, &model, &compiled, &timings);
     let text = summary::text(&r, &compiled, o.output.as_deref());
-    if let Some(path) = &o.report {
-        write_report(path, &(serde_json::to_string_pretty(&r)? + "\n"))?;
+    if let Some(file) = report_file {
+        file.write(&(serde_json::to_string_pretty(&r)? + "\n"))?;
     }
     if o.report.as_deref() == Some("-") {
         say(text.trim_end());
@@ -92,7 +93,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     }
     let mut outcome = Outcome::Done;
     for d in &demands {
-        if let Some(why) = d.unmet(&r)? {
+        if let Some(why) = d.unmet(&r) {
             say(&format!("check failed: {why}"));
             outcome = Outcome::CheckFailed;
         }
@@ -159,21 +160,22 @@ impl Demand {
             Some((n, c)) => (Some(n.to_owned()), c),
             None => (None, text),
         };
+        let known = || ir::op::table().iter().filter(|i| i.class == ir::Class::Fused).map(|i| i.name);
+        if let Some(n) = &name
+            && !known().any(|k| k == n)
+        {
+            let list: Vec<&str> = known().collect();
+            return Err(format!("--require-fused {text}: fused operators are {}", list.join(", ")).into());
+        }
         let count = count.parse().map_err(|_| format!("--require-fused {text}: expected N or NAME=N"))?;
         Ok(Demand { name, count })
     }
 
-    fn unmet(&self, r: &report::Report) -> Result<Option<String>, Failure> {
+    fn unmet(&self, r: &report::Report) -> Option<String> {
         let (what, found) = match &self.name {
             None => ("fused sites".to_owned(), r.fused.values().sum()),
-            Some(n) => match r.fused.get(n.as_str()) {
-                Some(c) => (n.clone(), *c),
-                None => {
-                    let known: Vec<&str> = r.fused.keys().copied().collect();
-                    return Err(format!("--require-fused {n}: fused operators are {}", known.join(", ")).into());
-                }
-            },
+            Some(n) => (n.clone(), r.fused.get(n.as_str()).copied().unwrap_or(0)),
         };
-        Ok((found < self.count).then(|| format!("{} {what} are required, {found} were fused", self.count)))
+        (found < self.count).then(|| format!("{} {what} are required, {found} were fused", self.count))
     }
 }

@@ -13,7 +13,7 @@ use sinter_runtime::io::write_npy;
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
-use super::{Failure, Outcome, RuleOptions, data, print, say, write_report};
+use super::{Failure, Outcome, ReportFile, RuleOptions, data, print, say};
 use crate::cost::{DEFAULT, Device, Objective};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
@@ -135,6 +135,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
 }
 
 fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn WeightSource) -> Result<Outcome, Failure> {
+    let report_file = o.report.as_deref().map(ReportFile::open).transpose()?;
     let input_names: Vec<_> = plan.inputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
     let output_names: Vec<_> = plan.outputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
     let inputs = data::read(&o.inputs, "input", &input_names)?;
@@ -184,8 +185,8 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
         time_ms,
     };
     let text = summary(&report);
-    if let Some(path) = &o.report {
-        write_report(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    if let Some(file) = report_file {
+        file.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     }
     if o.report.as_deref() == Some("-") {
         say(text.trim_end());

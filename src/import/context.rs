@@ -275,6 +275,7 @@ impl<'a> Context<'a> {
             name => match cx.value(name) {
                 Ok(Val::Node(id)) => format!("{name}: {}", cx.ty(id)),
                 Ok(Val::Sym(s)) => format!("{name} = {:?}", s.values),
+                Err(_) if cx.is_initializer(name) => format!("{name}: unreadable weight"),
                 Err(_) => format!("{name}: undefined"),
             },
         };

@@ -156,7 +156,11 @@ impl Model {
                 }
             }
         }
+        let mut seen = BTreeSet::new();
         for o in &graph.output {
+            if !seen.insert(o.name()) {
+                return Err(ImportError::Structure(format!("two outputs are called `{}`", o.name())));
+            }
             let value = cx
                 .node_of(o.name())
                 .map_err(|e| ImportError::Structure(format!("output `{}`: {}", o.name(), e.message)))?;

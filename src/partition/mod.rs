@@ -25,7 +25,7 @@ pub enum PartitionError {
         layers: usize,
     },
     /// `--pp-partition` does not fit.
-    #[error("--pp-partition {given:?}: {message}")]
+    #[error("--pp-partition {}: {message}", list(given))]
     BadPartition {
         /// What was given.
         given: Vec<usize>,
@@ -51,6 +51,10 @@ pub enum PartitionError {
     /// A defect of the compiler.
     #[error("partition: {0}")]
     Internal(String),
+}
+
+fn list(sizes: &[usize]) -> String {
+    sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Checks that the tensor axis can divide every attention.

@@ -45,6 +45,8 @@ pub struct Rule {
     pub file: String,
     /// Line of its definition, from 1.
     pub line: usize,
+    /// Where its name stands in the file.
+    pub name_span: Span,
     /// The comment above it: the equation in words.
     pub doc: String,
     /// Names of the variables.

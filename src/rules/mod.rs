@@ -55,11 +55,10 @@ impl RuleSet {
                 Ok(found) => {
                     for r in found {
                         if let Some((file, line)) = places.insert(r.name.clone(), (r.file.clone(), r.line)) {
-                            let at = text.find(&format!("(rule {}", r.name)).map_or(0, |i| i + "(rule ".len());
                             let d = Diagnostic::new(
                                 name,
                                 format!("the name `{}` is taken", r.name),
-                                at..at + r.name.len(),
+                                r.name_span.clone(),
                                 "defined again here",
                             );
                             rendered.push(d.help(format!("first defined in {file}, line {line}")).render(text));

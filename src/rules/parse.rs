@@ -38,6 +38,10 @@ pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> 
                 errors.append(&mut p.errors);
                 rules.extend(rule);
             }
+            (Some("phase"), [name]) => errors.push(
+                Diagnostic::new(file, "unknown phase", name.span.clone(), "not a phase")
+                    .help("phases are raise, shard and fuse"),
+            ),
             _ => errors.push(
                 Diagnostic::new(file, "expected `(rule ...)` or `(phase NAME)`", head.span.clone(), "not understood")
                     .help("phases are raise, shard and fuse"),
@@ -112,7 +116,9 @@ impl RuleParser<'_> {
     }
 
     fn rule(&mut self, whole: &Datum, items: &[Datum], phase: Option<Phase>) -> Option<Rule> {
-        let Some((name, items)) = items.split_first().and_then(|(n, r)| Some((n.sym()?.to_owned(), r))) else {
+        let Some((name, name_span, items)) =
+            items.split_first().and_then(|(n, r)| Some((n.sym()?.to_owned(), n.span.clone(), r)))
+        else {
             self.error("the rule has no name", &whole.span, "expected `(rule name ...)`", None);
             return None;
         };
@@ -189,6 +195,7 @@ impl RuleParser<'_> {
             name,
             phase,
             file: self.file.to_owned(),
+            name_span,
             line: self.text[..whole.span.start].matches('\n').count() + 1,
             doc: self.comment_above(whole.span.start),
             vars: self.vars.iter().map(|v| v.name.clone()).collect(),

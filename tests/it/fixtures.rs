@@ -12,7 +12,7 @@ use sinter::rules::RuleSet;
 use sinter::saturate::SaturateConfig;
 use sinter_runtime::executor::{self, RunConfig};
 use sinter_runtime::io::read_npy_file;
-use sinter_runtime::plan::{self, Plan, PlanWriter};
+use sinter_runtime::plan::{self, Plan, PlanWeights, PlanWriter, ReferenceWeights};
 use sinter_runtime::tensor::Tensor;
 
 /// The models that are part of the repository.
@@ -86,6 +86,20 @@ pub(crate) fn compiled(model: &Imported, tp: usize, pp: usize) -> Compiled {
 
 /// Writes a plan, reads it back and runs it on all ranks.
 pub(crate) fn run(plan: &Plan, weights: &Weights, inputs: &BTreeMap<String, Tensor>) -> Vec<(String, Tensor)> {
+    let (_folder, plan, held) = written(plan, weights);
+    executor::run(&plan, &held, inputs, &RunConfig::default()).unwrap().outputs
+}
+
+/// The outputs of a plan's unoptimised program, with the weights put together from the rank files.
+pub(crate) fn run_reference(plan: &Plan, weights: &Weights, dir: &Path) -> Vec<(String, Tensor)> {
+    let (_folder, plan, held) = written(plan, weights);
+    let names: Vec<String> = plan.inputs.iter().map(|i| i.name.clone()).collect();
+    let whole = ReferenceWeights::new(&plan, &held);
+    executor::run_reference(&plan, &whole, &tensors(dir, "input", &names), &RunConfig::default()).unwrap().outputs
+}
+
+/// Writes a plan into a temporary folder and reads it back.
+fn written(plan: &Plan, weights: &Weights) -> (tempfile::TempDir, Plan, PlanWeights) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("plan");
     let mut w = PlanWriter::create(&dir).unwrap();
@@ -94,7 +108,7 @@ pub(crate) fn run(plan: &Plan, weights: &Weights, inputs: &BTreeMap<String, Tens
     }
     w.finish(plan.clone()).unwrap();
     let (plan, held) = plan::load(&dir).unwrap();
-    executor::run(&plan, &held, inputs, &RunConfig::default()).unwrap().outputs
+    (folder, plan, held)
 }
 
 /// The tensors `<prefix>_<i>.npy` of a folder, named after the graph's.

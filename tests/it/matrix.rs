@@ -200,3 +200,25 @@ fn stages_may_be_given_by_their_layers() {
     check(&dir, &model, &given, &mut problems);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+#[test]
+fn fused_weights_are_taken_apart_and_put_together_again() {
+    let dir = fixtures::model("phi3-dynamo-op18-past");
+    let model = fixtures::import(&dir);
+    for (tp, pp) in [(2, 1), (2, 2), (4, 1)] {
+        let c = fixtures::compiled(&model, tp, pp);
+        let mut check = Checker { place: format!("phi3 tp {tp} pp {pp}"), problems: vec![] };
+        values(&mut check, &dir, &model, &c);
+        let (ops, fused) = step_counts(&c.plan.stages);
+        check.equal("ar_residual_rms_norm", fused["ar_residual_rms_norm"], 2 * LAYERS);
+        // Nothing is gathered inside a layer: only the logits are.
+        check.equal("all_gather", ops["all_gather"], 1);
+        let outputs = fixtures::run_reference(&c.plan, &model.weights, &dir);
+        let names: Vec<String> = outputs.iter().map(|(n, _)| n.clone()).collect();
+        let expected = fixtures::tensors(&dir, "output", &names);
+        for (name, t) in outputs {
+            check.that(compare(&t, &expected[&name], TOLERANCE).pass, || format!("reference {name} differs"));
+        }
+        assert!(check.problems.is_empty(), "{}", check.problems.join("\n"));
+    }
+}

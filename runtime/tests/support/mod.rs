@@ -35,7 +35,7 @@ impl Builder {
     }
 
     pub(crate) fn weight(&mut self, name: &str, shape: &[&str], part: Option<Part>) -> ValueId {
-        self.value(name, ty(shape), Source::Weight { key: name.to_owned(), weight: name.to_owned(), part })
+        self.value(name, ty(shape), Source::Weight { key: name.to_owned(), weight: name.to_owned(), range: None, part })
     }
 
     pub(crate) fn buffer(&mut self, name: &str, shape: &[&str]) -> ValueId {
@@ -149,6 +149,7 @@ pub(crate) fn mlp_entries<'a>(w1: &'a Tensor, w2: &'a Tensor, rank: usize) -> Ve
         shape: shape.to_vec(),
         source: t.bytes(),
         source_shape: t.shape.clone(),
+        range: None,
         cut: Some((dim, rank, 2)),
     };
     vec![entry("w2", w2, &[3, 2], 0), entry("w1", w1, &[4, 3], 1)]
