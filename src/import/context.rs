@@ -61,6 +61,25 @@ impl SymTensor {
     }
 }
 
+/// The value of an operator on scalar constants. One operation in f64, rounded to a narrower type, is the
+/// correctly rounded one of that type.
+fn fold(op: &Op, x: &[&Literal]) -> Option<(DType, f64)> {
+    let dtype = x.first()?.dtype;
+    let v: Vec<f64> = x.iter().map(|l| l.splat()).collect::<Option<_>>()?;
+    let value = match (op, &v[..]) {
+        (Op::Cast { to }, [a]) if to.is_float() => return Some((*to, *a)),
+        (Op::Neg {}, [a]) => -a,
+        (Op::Sqrt {}, [a]) => a.sqrt(),
+        (Op::Reciprocal {}, [a]) => a.recip(),
+        (Op::Add {}, [a, b]) => a + b,
+        (Op::Sub {}, [a, b]) => a - b,
+        (Op::Mul {}, [a, b]) => a * b,
+        (Op::Div {}, [a, b]) => a / b,
+        _ => return None,
+    };
+    x.iter().all(|l| l.dtype == dtype).then_some((dtype, value))
+}
+
 /// The state of an import.
 pub(super) struct Context<'a> {
     pub(super) graph: Graph,
@@ -227,6 +246,15 @@ impl<'a> Context<'a> {
 
     /// Adds a node on behalf of the ONNX node at hand. The last one added carries the result's name.
     pub(super) fn add(&mut self, op: Op, inputs: &[NodeId]) -> Result<NodeId> {
+        let literal = |id: &NodeId| match &self.graph.node(*id).op {
+            Op::Const { value } if value.shape.is_empty() && value.dtype.is_float() => Some(value),
+            _ => None,
+        };
+        if let Some(values) = inputs.iter().map(literal).collect::<Option<Vec<_>>>()
+            && let Some((dtype, v)) = fold(&op, &values)
+        {
+            return Ok(self.scalar(dtype, v));
+        }
         let id = self.graph.add("", op, inputs)?;
         self.graph.node_mut(id).origin = vec![self.origin.clone()];
         Ok(id)

@@ -527,6 +527,8 @@ impl RuleParser<'_> {
                 let name = v.strip_suffix("...").unwrap_or(v);
                 self.bound(name, &d.span).map(Expr::Var)
             }
+            // A list of integers is a value.
+            Kind::List(items) if !items.is_empty() && literal(d).is_some() => literal(d).map(Expr::Lit),
             Kind::List(items) => {
                 let name = items.first().and_then(Datum::sym).unwrap_or("");
                 let Some(f) = function(name) else {

@@ -9,6 +9,9 @@ use crate::ir::{DType, Dim, NodeId, Op};
 
 const OTHERS: &[&str] = &[
     "Cast",
+    "CastLike",
+    "Clip",
+    "Gelu",
     "Where",
     "Sum",
     "Softmax",
@@ -22,7 +25,7 @@ const OTHERS: &[&str] = &[
 ];
 
 pub(super) fn supported(op: &str) -> bool {
-    unary(op).is_some() || binary(op).is_some() || OTHERS.contains(&op) || op == "Gelu"
+    unary(op).is_some() || binary(op).is_some() || OTHERS.contains(&op)
 }
 
 fn unary(op: &str) -> Option<Op> {
@@ -113,9 +116,25 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
             };
             cx.add(Op::Gelu { tanh }, &[x])
         }
-        "Cast" => {
-            let to = cast_target(n)?;
+        "Cast" | "CastLike" => {
+            let to = match op {
+                "Cast" => cast_target(n)?,
+                _ => {
+                    let like = cx.operand(n, 1)?;
+                    cx.ty(like).dtype
+                }
+            };
             if cx.ty(x).dtype == to { Ok(x) } else { cx.add(Op::Cast { to }, &[x]) }
+        }
+        "Clip" => {
+            let mut x = x;
+            if let Some(low) = cx.optional(n, 1)? {
+                x = cx.add(Op::Max {}, &[x, low])?;
+            }
+            if let Some(high) = cx.optional(n, 2)? {
+                x = cx.add(Op::Min {}, &[x, high])?;
+            }
+            Ok(x)
         }
         "Sum" => {
             let mut x = x;

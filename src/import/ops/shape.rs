@@ -30,6 +30,18 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             let x = cx.operand(n, 0)?;
             return Ok(Some(SymTensor { dtype: DType::I64, values: vec![cx.ty(x).elements()], scalar: true }));
         }
+        "CastLike" => {
+            let dtype = match cx.input(n, 1)? {
+                Some(Val::Node(id)) => cx.ty(id).dtype,
+                Some(Val::Sym(s)) => s.dtype,
+                None => return Ok(None),
+            };
+            return Ok(match cx.input(n, 0)? {
+                Some(Val::Sym(s)) => cast(s, dtype),
+                Some(Val::Node(id)) => whole_number(cx, id).and_then(|s| cast(s, dtype)),
+                None => None,
+            });
+        }
         "Constant" | "Range" => return Ok(None),
         _ => {}
     }
@@ -46,18 +58,7 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
     let with = |values: Vec<Dim>, scalar: bool| Ok(Some(SymTensor { dtype: first.dtype, values, scalar }));
     match op {
         "Identity" => Ok(Some(first)),
-        "Cast" => match super::math::cast_target(n)? {
-            to if to.is_float() => Ok(None),
-            // A cast to bool changes values, which only constants can show.
-            DType::Bool => match first.ints() {
-                Some(v) => {
-                    let values = v.iter().map(|&v| Dim::from(i64::from(v != 0))).collect();
-                    Ok(Some(SymTensor { dtype: DType::Bool, values, scalar: first.scalar }))
-                }
-                None => Ok(None),
-            },
-            dtype => Ok(Some(SymTensor { dtype, ..first })),
-        },
+        "Cast" => Ok(cast(first, super::math::cast_target(n)?)),
         "Squeeze" if first.values.len() == 1 => with(first.values, true),
         "Unsqueeze" if first.scalar => {
             let axes = match get(1) {
@@ -148,6 +149,26 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             }
         }
         _ => Ok(None),
+    }
+}
+
+/// The value of a floating-point scalar constant that is a whole number.
+fn whole_number(cx: &Context<'_>, id: crate::ir::NodeId) -> Option<SymTensor> {
+    let Op::Const { value } = &cx.graph.node(id).op else { return None };
+    let v = value.splat().filter(|v| value.shape.is_empty() && v.fract() == 0.0 && v.abs() < 1e15)?;
+    Some(SymTensor { dtype: DType::I64, values: vec![Dim::from(v as i64)], scalar: true })
+}
+
+/// Integers in another type; `None` where the result is no tensor of known integers.
+fn cast(s: SymTensor, to: DType) -> Option<SymTensor> {
+    match to {
+        to if to.is_float() => None,
+        // A cast to bool changes values, which only constants can show.
+        DType::Bool => {
+            let values = s.ints()?.iter().map(|&v| Dim::from(i64::from(v != 0))).collect();
+            Some(SymTensor { dtype: DType::Bool, values, scalar: s.scalar })
+        }
+        dtype => Some(SymTensor { dtype, ..s }),
     }
 }
 
