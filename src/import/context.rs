@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::proto::{NodeProto, TensorProto};
 use super::weights::{Store, Weight, Weights};
 use super::{ImportError, ops};
-use crate::ir::{DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
+use crate::ir::{Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
 
 /// Integer tensors up to this many elements are tracked symbolically: shapes, axes, slice bounds.
 const MAX_SYMBOLIC: usize = 256;
@@ -61,13 +61,14 @@ impl SymTensor {
     }
 }
 
-/// The value of an operator on scalar constants. One operation in f64, rounded to a narrower type, is the
+/// The value of an operator on constants of one element. One operation in f64, rounded to a narrower type, is the
 /// correctly rounded one of that type.
-fn fold(op: &Op, x: &[&Literal]) -> Option<(DType, f64)> {
+fn fold(op: &Op, x: &[&Literal]) -> Option<Literal> {
     let dtype = x.first()?.dtype;
+    let shape = x.iter().map(|l| &l.shape).max_by_key(|s| s.len())?.clone();
     let v: Vec<f64> = x.iter().map(|l| l.splat()).collect::<Option<_>>()?;
     let value = match (op, &v[..]) {
-        (Op::Cast { to }, [a]) if to.is_float() => return Some((*to, *a)),
+        (Op::Cast { to }, [a]) if to.is_float() => return Some(Literal { shape, ..Literal::scalar(*to, *a) }),
         (Op::Neg {}, [a]) => -a,
         (Op::Sqrt {}, [a]) => a.sqrt(),
         (Op::Reciprocal {}, [a]) => a.recip(),
@@ -77,7 +78,8 @@ fn fold(op: &Op, x: &[&Literal]) -> Option<(DType, f64)> {
         (Op::Div {}, [a, b]) => a / b,
         _ => return None,
     };
-    x.iter().all(|l| l.dtype == dtype).then_some((dtype, value))
+    let same = x.iter().all(|l| l.dtype == dtype && dtype.is_float());
+    same.then(|| Literal { shape, ..Literal::scalar(dtype, value) })
 }
 
 /// The state of an import.
@@ -246,23 +248,45 @@ impl<'a> Context<'a> {
 
     /// Adds a node on behalf of the ONNX node at hand. The last one added carries the result's name.
     pub(super) fn add(&mut self, op: Op, inputs: &[NodeId]) -> Result<NodeId> {
-        let literal = |id: &NodeId| match &self.graph.node(*id).op {
-            Op::Const { value } if value.shape.is_empty() && value.dtype.is_float() => Some(value),
-            _ => None,
-        };
-        if let Some(values) = inputs.iter().map(literal).collect::<Option<Vec<_>>>()
-            && let Some((dtype, v)) = fold(&op, &values)
-        {
-            return Ok(self.scalar(dtype, v));
+        let values: Option<Vec<&Literal>> = inputs.iter().map(|&i| self.single(i)).collect();
+        if let Some(value) = values.and_then(|v| fold(&op, &v)) {
+            return Ok(self.literal(value));
         }
+        // A constant of one element means the same as a scalar wherever the other operand has its axes.
+        let mut inputs = inputs.to_vec();
+        if let [a, b] = inputs[..]
+            && matches!(op.info().class, Class::Binary | Class::Commutative)
+        {
+            for (i, x, y) in [(0, a, b), (1, b, a)] {
+                let rank = self.ty(x).rank();
+                if rank > 0
+                    && rank <= self.ty(y).rank()
+                    && let Some(value) = self.single(x).cloned()
+                {
+                    inputs[i] = self.literal(Literal { shape: vec![], ..value });
+                }
+            }
+        }
+        let inputs = &inputs[..];
         let id = self.graph.add("", op, inputs)?;
         self.graph.node_mut(id).origin = vec![self.origin.clone()];
         Ok(id)
     }
 
+    /// The value of a constant with one element.
+    fn single(&self, id: NodeId) -> Option<&Literal> {
+        match &self.graph.node(id).op {
+            Op::Const { value } if value.len() == 1 => Some(value),
+            _ => None,
+        }
+    }
+
     /// A scalar constant.
     pub(super) fn scalar(&mut self, dtype: DType, value: f64) -> NodeId {
-        let value = Literal::scalar(dtype, value);
+        self.literal(Literal::scalar(dtype, value))
+    }
+
+    fn literal(&mut self, value: Literal) -> NodeId {
         let ty = value.tensor_type();
         let key = format!("literal {value}");
         if let Some(&id) = self.materialised.get(&key) {
