@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use prost::Message as _;
-use sinter::cost::{DEFAULT, Device, Objective};
 use sinter::import::{self, proto::ModelProto};
 use sinter::ir::Mapping;
 use sinter::lower::weight_entries;
 use sinter::pipeline::{CompileConfig, Compiled, compile};
 use sinter::rules::RuleSet;
-use sinter::saturate::SaturateConfig;
 use sinter_runtime::plan::PlanWriter;
 
 const RUNS: usize = 7;
@@ -81,15 +79,7 @@ fn report(path: &Path, name: &str, layers: usize, mapping: Mapping, dir: &Path) 
 /// The whole of `sinter optimize`, plan folder included.
 fn optimize(path: &Path, mapping: Mapping, out: &Path) -> Result<(usize, Compiled), Failure> {
     let model = import::open(path)?.import()?;
-    let config = CompileConfig {
-        mapping,
-        layers_per_stage: None,
-        objective: Objective::Memory,
-        device: Device::parse("h200", DEFAULT)?,
-        rules: RuleSet::bundled()?,
-        saturate: SaturateConfig::standard(),
-    };
-    let c = compile(&model, &config)?;
+    let c = compile(&model, &CompileConfig::standard(mapping, RuleSet::bundled()?)?)?;
     let mut w = PlanWriter::create(out)?;
     for rank in 0..mapping.world() {
         w.weights(rank, &weight_entries(&c.plan, rank, &model.weights)?)?;

@@ -2,7 +2,7 @@
 //!
 //! Straight-line code; the verifier runs between any two stages.
 
-use crate::cost::{CostModel, Device, Objective};
+use crate::cost::{CostModel, DEFAULT, Device, DeviceError, Objective};
 use crate::extract::{self, ExtractError, ExtractStats};
 use crate::import::Imported;
 use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
@@ -27,6 +27,20 @@ pub struct CompileConfig {
     pub rules: RuleSet,
     /// Limits of saturation.
     pub saturate: SaturateConfig,
+}
+
+impl CompileConfig {
+    /// What is used unless the caller has reasons of its own: the bundled device, the objective `memory`.
+    pub fn standard(mapping: Mapping, rules: RuleSet) -> Result<CompileConfig, DeviceError> {
+        Ok(CompileConfig {
+            mapping,
+            layers_per_stage: None,
+            objective: Objective::Memory,
+            device: Device::parse("h200", DEFAULT)?,
+            rules,
+            saturate: SaturateConfig::standard(),
+        })
+    }
 }
 
 /// A compiled model.

@@ -14,11 +14,9 @@ use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
 use super::{Failure, Outcome, ReportFile, RuleOptions, data, print, say};
-use crate::cost::{DEFAULT, Device, Objective};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
 use crate::pipeline::{CompileConfig, compile};
-use crate::saturate::SaturateConfig;
 
 /// Options of `sinter run`.
 #[derive(Debug, Args)]
@@ -121,15 +119,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         return execute(o, &plan, &weights, &ReferenceWeights::new(&plan, &weights));
     }
     let model = import::open(&o.plan)?.import()?;
-    let config = CompileConfig {
-        mapping: Mapping { tp: 1, pp: 1 },
-        layers_per_stage: None,
-        objective: Objective::Memory,
-        device: Device::parse("h200", DEFAULT)?,
-        rules: o.rules.load()?,
-        saturate: SaturateConfig::standard(),
-    };
-    let compiled = compile(&model, &config)?;
+    let compiled = compile(&model, &CompileConfig::standard(Mapping { tp: 1, pp: 1 }, o.rules.load()?)?)?;
     let weights = ModelWeights { plan: &compiled.plan, weights: &model.weights };
     execute(o, &compiled.plan, &weights, &weights)
 }

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Failure, Outcome, RuleOptions, print, say};
-use crate::cost::{DEFAULT, Device, Objective};
 use crate::import::{self, ImportError};
 use crate::ir::{self, Mapping};
 use crate::pipeline::{CompileConfig, compile};
-use crate::saturate::SaturateConfig;
 
 /// Options of `sinter show`.
 #[derive(Debug, Args)]
@@ -68,15 +66,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         print(&ir::print(&imported.graph))?;
         return Ok(Outcome::Done);
     }
-    let config = CompileConfig {
-        mapping: Mapping { tp: o.tp.into(), pp: o.pp.into() },
-        layers_per_stage: None,
-        objective: Objective::Memory,
-        device: Device::parse("h200", DEFAULT)?,
-        rules: o.rules.load()?,
-        saturate: SaturateConfig::standard(),
-    };
-    let c = compile(&imported, &config)?;
+    let mapping = Mapping { tp: o.tp.into(), pp: o.pp.into() };
+    let c = compile(&imported, &CompileConfig::standard(mapping, o.rules.load()?)?)?;
     print(&ir::print(if o.stage == StageName::Raise { &c.raised } else { &c.graph }))?;
     Ok(Outcome::Done)
 }

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sinter::cost::{DEFAULT, Device, Objective};
 use sinter::import::{self, Imported, Weights};
 use sinter::ir::Mapping;
 use sinter::lower;
 use sinter::pipeline::{CompileConfig, Compiled, compile};
 use sinter::rules::RuleSet;
-use sinter::saturate::SaturateConfig;
 use sinter_runtime::executor::{self, RunConfig};
 use sinter_runtime::io::read_npy_file;
 use sinter_runtime::plan::{self, Plan, PlanWeights, PlanWriter, ReferenceWeights};
@@ -69,14 +67,7 @@ pub(crate) fn import(dir: &Path) -> Imported {
 
 /// A configuration with the bundled rules and device.
 pub(crate) fn config(tp: usize, pp: usize) -> CompileConfig {
-    CompileConfig {
-        mapping: Mapping { tp, pp },
-        layers_per_stage: None,
-        objective: Objective::Memory,
-        device: Device::parse("h200", DEFAULT).unwrap(),
-        rules: RuleSet::bundled().unwrap(),
-        saturate: SaturateConfig::standard(),
-    }
+    CompileConfig::standard(Mapping { tp, pp }, RuleSet::bundled().unwrap()).unwrap()
 }
 
 /// Compiles with the bundled rules.
