@@ -2,7 +2,7 @@
 
 use super::sexpr::Span;
 use super::vocab::Function;
-use crate::ir::{Attr, Class, Op, OpInfo};
+use crate::ir::{Attr, Class, OpInfo};
 
 /// Index of a variable in its rule.
 pub type VarId = usize;
@@ -130,11 +130,6 @@ impl OpClass {
             "binary" => Some(OpClass::Binary),
             _ => None,
         }
-    }
-
-    /// Whether an operator belongs to the class.
-    pub fn contains(self, op: &Op) -> bool {
-        self.contains_class(op.info().class)
     }
 
     /// Whether a row of the operator table belongs to the class.

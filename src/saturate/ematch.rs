@@ -133,8 +133,7 @@ impl Matcher<'_> {
         }
         if ok {
             self.operands(&p.args, &node.children, next);
-            let commutes =
-                node.op.info().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
+            let commutes = node.op.row().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
             if let ([a, b], [x, y]) = (&p.args[..], &node.children[..])
                 && commutes
                 && x != y
@@ -193,8 +192,8 @@ impl Matcher<'_> {
 
 fn head_matches(p: &OpPattern, node: &ENode) -> bool {
     let head = match &p.head {
-        Head::Op(kind) => node.op.name() == kind.0.name,
-        Head::Class(_, class) => class.contains(&node.op),
+        Head::Op(kind) => std::ptr::eq(node.op.row(), kind.0),
+        Head::Class(_, class) => class.contains_class(node.op.row().class),
     };
     let arity =
         if p.rest.is_some() { node.children.len() >= p.args.len() } else { node.children.len() == p.args.len() };

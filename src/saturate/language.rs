@@ -8,13 +8,14 @@ use egg::{Id, Language};
 use rustc_hash::FxHasher;
 use smallvec::SmallVec;
 
-use crate::ir::Op;
+use crate::ir::{Op, OpInfo};
 
 /// An operator with its hash, shared between e-nodes.
 #[derive(Clone, Debug)]
 pub struct OpRef {
     op: Arc<Op>,
     hash: u64,
+    row: &'static OpInfo,
 }
 
 impl OpRef {
@@ -22,7 +23,12 @@ impl OpRef {
     pub fn new(op: Op) -> OpRef {
         let mut h = FxHasher::default();
         op.hash(&mut h);
-        OpRef { hash: h.finish(), op: Arc::new(op) }
+        OpRef { hash: h.finish(), row: op.info(), op: Arc::new(op) }
+    }
+
+    /// The operator's row in the table; as `Op::info`, without the look-up.
+    pub fn row(&self) -> &'static OpInfo {
+        self.row
     }
 }
 
