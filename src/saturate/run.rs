@@ -28,7 +28,7 @@ pub struct SaturateConfig {
 
 /// Rounds per phase. A chain of rules that follows a tensor through every layer takes a few rounds a layer.
 const ITER_LIMIT: usize = 4096;
-/// An 80-layer decoder grows about sixfold at tp 2.
+/// An 80-layer Llama grows about threefold at tp 2.
 const NODE_FACTOR: usize = 60;
 
 impl SaturateConfig {
