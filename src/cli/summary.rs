@@ -57,7 +57,7 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         let _ = writeln!(t, "  apart    {}", counts(&rest));
         let _ = writeln!(t, "  weights  {} per rank", bytes(s.weight_bytes_per_rank));
         if !s.whole_matrices.is_empty() {
-            let _ = writeln!(t, "  whole    {} (tp does not divide them)", list(&s.whole_matrices));
+            let _ = writeln!(t, "  whole    {} (not divided over tp)", list(&s.whole_matrices));
         }
         for x in &s.sends {
             let _ = writeln!(t, "  sends    {}: {}[{}] to stage {}", x.name, x.dtype, x.shape.join(", "), x.to);
