@@ -3,7 +3,7 @@
 //! Straight-line code; the verifier runs between any two stages.
 
 use crate::cost::{CostModel, DEFAULT, Device, DeviceError, Objective};
-use crate::extract::{self, ExtractError, ExtractStats};
+use crate::extract::{self, ExtractError, ExtractStats, Extracted};
 use crate::import::Imported;
 use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
 use crate::lower::{self, LowerError};
@@ -101,43 +101,41 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
     let imported = checked("import", model.graph.clone())?;
     let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
 
-    let (raised, raise_stats, raise_extract) = t.time("raise", || raise(&imported, config, &cost))?;
-    let raised = checked("raise", mark_caches(raised))?;
+    let mut stats = vec![];
+    let raised =
+        t.time("raise", || rewrite(&imported, &[Phase::Raise], config, &cost, &mut stats, &mut Timings::default()))?;
+    let original = raised.stats;
+    let raised = checked("raise", mark_caches(raised.graph))?;
     partition::check_heads(&raised, mapping.tp)?;
     let staged =
         t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
     let staged = checked("partition", staged)?;
 
-    let mut program = saturate::load(&staged);
-    let mut stats = vec![(Phase::Raise, raise_stats)];
-    for phase in [Phase::Shard, Phase::Fuse] {
-        let rules = config.rules.phase(phase);
-        let made = &mut program.made;
-        let s = t.time("saturate", || saturate::saturate(&mut program.eg, &rules, &mapping, config.saturate, made))?;
-        stats.push((phase, s));
-    }
-    let found = t.time("extract", || extract::extract(&program, &staged, &cost))?;
+    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, &mut stats, &mut t)?;
     let graph = checked("extract", found.graph)?;
     let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
-    let extract = ExtractStats {
-        original_ns: raise_extract.original_ns,
-        original_time_ns: raise_extract.original_time_ns,
-        ..found.stats
-    };
+    let extract =
+        ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };
     Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.describe() })
 }
 
-fn raise(
+/// Saturates a graph with the rules of some phases, one after the other, and extracts the cheapest program.
+fn rewrite(
     graph: &Graph,
+    phases: &[Phase],
     config: &CompileConfig,
     cost: &CostModel,
-) -> Result<(Graph, SaturateStats, ExtractStats), CompileError> {
+    stats: &mut Vec<(Phase, SaturateStats)>,
+    t: &mut Timings,
+) -> Result<Extracted, CompileError> {
     let mut program = saturate::load(graph);
-    let rules = config.rules.phase(Phase::Raise);
-    let made = &mut program.made;
-    let stats = saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made)?;
-    let found = extract::extract(&program, graph, cost)?;
-    Ok((found.graph, stats, found.stats))
+    for &phase in phases {
+        let rules = config.rules.phase(phase);
+        let made = &mut program.made;
+        let run = || saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made);
+        stats.push((phase, t.time("saturate", run)?));
+    }
+    Ok(t.time("extract", || extract::extract(&program, graph, cost))?)
 }
 
 /// Marks the outputs that extend an input: caches, which the caller feeds back, so that their parts may

@@ -103,6 +103,11 @@ impl TensorType {
         self.shape.iter().fold(Dim::from(1), |n, d| &n * d)
     }
 
+    /// Whether more than one axis is longer than 1.
+    pub fn is_matrix(&self) -> bool {
+        self.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> Dim {
         &self.elements() * &Dim::from(self.dtype.size() as i64)

@@ -67,6 +67,17 @@ pub struct OpInfo {
     pub doc: &'static str,
 }
 
+impl OpInfo {
+    /// How many operands it takes, in words.
+    pub fn arity(&self) -> String {
+        match (self.min_inputs, self.max_inputs) {
+            (a, b) if a == b => a.to_string(),
+            (a, usize::MAX) => format!("at least {a}"),
+            (a, b) => format!("{a} to {b}"),
+        }
+    }
+}
+
 /// Looks an operator up by name.
 pub fn info(name: &str) -> Option<&'static OpInfo> {
     table().iter().find(|o| o.name == name)

@@ -191,10 +191,8 @@ fn stage(index: usize, stages: &[Stage], tp: usize) -> StageReport {
     let earlier: BTreeSet<String> = stages[..index].iter().flat_map(|s| &s.values).filter_map(name).collect();
     let (ops, fused) = step_counts(std::slice::from_ref(s));
     let weights = || s.values.iter().filter(|v| matches!(v.source, Source::Weight { .. }));
-    let whole = weights().filter(|v| {
-        let matrix = v.ty.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1;
-        tp > 1 && matrix && matches!(v.source, Source::Weight { part: None, .. })
-    });
+    let whole =
+        weights().filter(|v| tp > 1 && v.ty.is_matrix() && matches!(v.source, Source::Weight { part: None, .. }));
     let sends = s.steps.iter().filter_map(|step| match step.op {
         Op::Send { stage, .. } => {
             let v = s.value(step.inputs[0]);

@@ -99,8 +99,7 @@ impl CostModel {
     /// A weight that is cut into fewer parts than there are ranks has no price: that happens only where
     /// neighbouring ranks share a key head, and to gather finer parts would cost a collective per layer.
     pub fn surplus(&self, weight: &TensorType) -> u64 {
-        let matrix = weight.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1;
-        if self.objective == Objective::Latency || !matrix || self.mapping.tp == 1 {
+        if self.objective == Objective::Latency || !weight.is_matrix() || self.mapping.tp == 1 {
             return 0;
         }
         let bytes = weight.bytes().as_const().unwrap_or(0).unsigned_abs();

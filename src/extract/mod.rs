@@ -75,18 +75,20 @@ pub fn extract(program: &Program, graph: &Graph, cost: &CostModel) -> Result<Ext
     };
     // Cutting a tensor through a whole block pays only once nothing in the block gathers it any more. A
     // second descent on dearer gathers finds such programs; its result then descends on the true costs.
-    let second = if space.scale(|op| matches!(op, Op::AllGather { .. }), GATHER_FACTOR) {
+    let gathers = |op: &Op| matches!(op, Op::AllGather { .. });
+    let true_costs = space.scale(gathers, GATHER_FACTOR);
+    let second = if true_costs.is_empty() {
+        None
+    } else {
         let mut s = Selection::new(&space, &given);
         s.improve_classes();
         descend(&mut s, &tuples);
         let terms = s.needed_terms();
-        space.unscale();
+        space.restore(gathers, true_costs);
         let mut s = Selection::new(&space, &terms);
         s.improve_classes();
         descend(&mut s, &tuples);
         Some((s.total, s.needed_terms()))
-    } else {
-        None
     };
     let best = match second {
         Some(s) if s.0 < first.0 => s.1,

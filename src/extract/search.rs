@@ -30,6 +30,22 @@ struct Flip {
     to: u32,
 }
 
+/// Moves by site, those at structurally equal places together.
+#[derive(Default)]
+struct Groups {
+    sites: BTreeMap<(ClassId, u64), Vec<Vec<Flip>>>,
+    /// By shape, the first class that has it: groups are tried in the order of these.
+    leaders: BTreeMap<u64, ClassId>,
+}
+
+impl Groups {
+    /// Adds a move around a class; `kind` is equal for corresponding moves.
+    fn add(&mut self, space: &Space, class: ClassId, kind: u64, flips: Vec<Flip>) {
+        let leader = *self.leaders.entry(space.shape[class as usize]).or_insert(class);
+        self.sites.entry((leader, kind)).or_default().push(flips);
+    }
+}
+
 impl<'s> Selection<'s> {
     /// Starts from the given terms; the other classes get the cheapest way to compute them from those.
     pub(super) fn new(space: &'s Space, given: &[Option<u32>]) -> Selection<'s> {
@@ -201,24 +217,31 @@ impl<'s> Selection<'s> {
         false
     }
 
+    /// Tries all groups; whether any improved the selection.
+    fn try_groups(&mut self, groups: &Groups) -> bool {
+        let mut improved = false;
+        for sites in groups.sites.values() {
+            improved |= self.try_group(sites);
+        }
+        improved
+    }
+
     /// Moves of single classes, until none helps.
     pub(super) fn improve_classes(&mut self) -> bool {
         let mut any = false;
         for _ in 0..MAX_ROUNDS {
-            let mut groups: BTreeMap<(ClassId, u64), Vec<Vec<Flip>>> = BTreeMap::new();
-            let mut first: BTreeMap<u64, ClassId> = BTreeMap::new();
+            let mut groups = Groups::default();
             for c in 0..self.space.len() as ClassId {
                 if !self.is_needed(c) || self.space.terms[c as usize].len() < 2 {
                     continue;
                 }
-                let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
                 for t in 0..self.space.terms[c as usize].len() as u32 {
                     if self.term[c as usize] == Some(t) || !self.is_possible(c, t) {
                         continue;
                     }
                     let flip = Flip { class: c, to: t };
                     let shape = self.space.term_shape(c, t);
-                    groups.entry((leader, shape)).or_default().push(vec![flip]);
+                    groups.add(self.space, c, shape, vec![flip]);
                     // What the term needs anew may itself be computed in another way than the one that
                     // looks cheapest while the old term's operands are still paid for.
                     for &n in self.space.term(c, t).needs.iter().filter(|&&n| !self.is_needed(n)) {
@@ -226,20 +249,16 @@ impl<'s> Selection<'s> {
                             if self.term[n as usize] != Some(u) && self.is_possible(n, u) {
                                 let key = shape.rotate_left(7) ^ self.space.term_shape(n, u);
                                 let below = Flip { class: n, to: u };
-                                groups.entry((leader, key)).or_default().push(vec![below, flip]);
+                                groups.add(self.space, c, key, vec![below, flip]);
                             }
                         }
                     }
                 }
             }
-            let mut improved = false;
-            for sites in groups.values() {
-                improved |= self.try_group(sites);
-            }
-            any |= improved;
-            if !improved {
+            if !self.try_groups(&groups) {
                 break;
             }
+            any = true;
         }
         any
     }
@@ -247,35 +266,28 @@ impl<'s> Selection<'s> {
     /// Moves of all readers of a tuple at once, so that a fused kernel with several results is chosen or
     /// left as a whole.
     pub(super) fn improve_tuples(&mut self, is_tuple: impl Fn(ClassId) -> bool) -> bool {
-        let mut groups: BTreeMap<(ClassId, usize), Vec<Vec<Flip>>> = BTreeMap::new();
-        let mut first: BTreeMap<u64, ClassId> = BTreeMap::new();
+        let mut groups = Groups::default();
         for c in 0..self.space.len() as ClassId {
             if !is_tuple(c) || self.term[c as usize].is_none() {
                 continue;
             }
-            let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
             let readers: Vec<Flip> = self.space.users[c as usize]
                 .iter()
                 .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] != Some(t))
                 .map(|&(p, t)| Flip { class: p, to: t })
                 .collect();
             if !readers.is_empty() {
-                groups.entry((leader, readers.len())).or_default().push(readers);
+                groups.add(self.space, c, readers.len() as u64, readers);
             }
         }
-        let mut improved = false;
-        for sites in groups.values() {
-            improved |= self.try_group(sites);
-        }
-        improved
+        self.try_groups(&groups)
     }
 
     /// Moves of all readers of a class away from it. A value that several terms read is paid once, so
     /// that none of them gains by leaving it alone: a weight that is read whole twice, or keys that are
     /// gathered both for a cache and for the attention.
     pub(super) fn improve_shared(&mut self) -> bool {
-        let mut groups: BTreeMap<(ClassId, usize), Vec<Vec<Flip>>> = BTreeMap::new();
-        let mut first: BTreeMap<u64, ClassId> = BTreeMap::new();
+        let mut groups = Groups::default();
         for c in 0..self.space.len() as ClassId {
             if self.needed[c as usize] < 2 {
                 continue;
@@ -297,15 +309,10 @@ impl<'s> Selection<'s> {
                     .map(|(t, _)| Flip { class: p, to: t as u32 })
             };
             if let Some(flips) = readers.into_iter().map(without).collect::<Option<Vec<_>>>() {
-                let leader = *first.entry(self.space.shape[c as usize]).or_insert(c);
-                groups.entry((leader, flips.len())).or_default().push(flips);
+                groups.add(self.space, c, flips.len() as u64, flips);
             }
         }
-        let mut improved = false;
-        for sites in groups.values() {
-            improved |= self.try_group(sites);
-        }
-        improved
+        self.try_groups(&groups)
     }
 
     fn is_possible(&self, c: ClassId, t: u32) -> bool {

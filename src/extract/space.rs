@@ -36,8 +36,6 @@ pub(super) struct Space {
     pub(super) dense: HashMap<Id, ClassId>,
     /// Equal for classes at corresponding places of identical layers.
     pub(super) shape: Vec<u64>,
-    /// Costs as they were before `scale`.
-    pub(super) true_costs: Vec<Vec<u64>>,
 }
 
 /// Rounds of refinement of the structural hash: how far two sites must look alike.
@@ -92,26 +90,24 @@ impl Space {
             }
         }
         let roots = program.roots.iter().map(|&r| dense[&eg.find(r)]).collect();
-        let shape = shapes(&terms, &users, &ids, program);
-        Space { terms, ids, roots, users, dense, shape, true_costs: vec![] }
+        let shape = shapes(&terms, &users, &ids, &dense, program);
+        Space { terms, ids, roots, users, dense, shape }
     }
 
-    /// Makes the terms of some operators dearer by a factor; whether there are any.
-    pub(super) fn scale(&mut self, which: impl Fn(&Op) -> bool, factor: u64) -> bool {
-        self.true_costs = self.terms.iter().map(|ts| ts.iter().map(|t| t.cost).collect()).collect();
-        let mut any = false;
-        for t in self.terms.iter_mut().flatten().filter(|t| which(&t.node.op)) {
-            t.cost = t.cost.saturating_mul(factor);
-            any = true;
-        }
-        any
+    /// Makes the terms of some operators dearer by a factor; their costs before, in class and term order.
+    pub(super) fn scale(&mut self, which: impl Fn(&Op) -> bool, factor: u64) -> Vec<u64> {
+        let terms = self.terms.iter_mut().flatten().filter(|t| which(&t.node.op));
+        let scaled = terms.map(|t| {
+            let dearer = t.cost.saturating_mul(factor);
+            std::mem::replace(&mut t.cost, dearer)
+        });
+        scaled.collect()
     }
 
-    /// Restores the costs that `scale` changed.
-    pub(super) fn unscale(&mut self) {
-        for (terms, costs) in self.terms.iter_mut().zip(std::mem::take(&mut self.true_costs)) {
-            terms.iter_mut().zip(costs).for_each(|(t, c)| t.cost = c);
-        }
+    /// Restores the costs that `scale` of the same operators returned.
+    pub(super) fn restore(&mut self, which: impl Fn(&Op) -> bool, costs: Vec<u64>) {
+        let terms = self.terms.iter_mut().flatten().filter(|t| which(&t.node.op));
+        terms.zip(costs).for_each(|(t, c)| t.cost = c);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -124,11 +120,11 @@ impl Space {
 
     /// A number that is equal for corresponding terms of classes with equal shape.
     pub(super) fn term_shape(&self, class: ClassId, term: u32) -> u64 {
-        term_hash(&self.term(class, term).node, |c| self.shape[self.dense[&c] as usize], &self.dense)
+        term_hash(&self.term(class, term).node, |c| self.shape[self.dense[&c] as usize])
     }
 }
 
-fn term_hash(node: &ENode, shape: impl Fn(Id) -> u64, dense: &HashMap<Id, ClassId>) -> u64 {
+fn term_hash(node: &ENode, shape: impl Fn(Id) -> u64) -> u64 {
     let mut h = FxHasher::default();
     match &*node.op {
         // Names differ from layer to layer.
@@ -137,18 +133,19 @@ fn term_hash(node: &ENode, shape: impl Fn(Id) -> u64, dense: &HashMap<Id, ClassI
         Op::OutputSharded { dim, parts, .. } => ("output_sharded", dim, parts).hash(&mut h),
         _ => node.op.hash(&mut h),
     }
-    for c in node.children() {
-        // Parts of leaves drop out of `needs`, but not of the shape.
-        if dense.contains_key(c) {
-            shape(*c).hash(&mut h);
-        }
-    }
+    // Parts of leaves drop out of `needs`, but not of the shape.
+    node.children().iter().for_each(|&c| shape(c).hash(&mut h));
     h.finish()
 }
 
-fn shapes(terms: &[Vec<Term>], users: &[Vec<(ClassId, u32)>], ids: &[Id], program: &Program) -> Vec<u64> {
+fn shapes(
+    terms: &[Vec<Term>],
+    users: &[Vec<(ClassId, u32)>],
+    ids: &[Id],
+    dense: &HashMap<Id, ClassId>,
+    program: &Program,
+) -> Vec<u64> {
     let eg = &program.eg;
-    let index: HashMap<Id, ClassId> = ids.iter().enumerate().map(|(i, &id)| (id, i as ClassId)).collect();
     let mut now: Vec<u64> = ids
         .iter()
         .map(|&id| {
@@ -162,7 +159,7 @@ fn shapes(terms: &[Vec<Term>], users: &[Vec<(ClassId, u32)>], ids: &[Id], progra
         now = (0..terms.len())
             .map(|c| {
                 let mut below: Vec<u64> =
-                    terms[c].iter().map(|t| term_hash(&t.node, |x| now[index[&eg.find(x)] as usize], &index)).collect();
+                    terms[c].iter().map(|t| term_hash(&t.node, |x| now[dense[&x] as usize])).collect();
                 below.sort_unstable();
                 let mut above: Vec<u64> = users[c].iter().map(|&(p, _)| now[p as usize]).collect();
                 above.sort_unstable();

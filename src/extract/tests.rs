@@ -51,7 +51,7 @@ fn random_space(r: &mut Random, n: usize) -> Space {
     let dense: HashMap<Id, ClassId> = ids.iter().enumerate().map(|(i, &id)| (id, i as ClassId)).collect();
     // Few distinct shapes, so that groups of several sites occur.
     let shape = (0..n).map(|_| r.below(3)).collect();
-    Space { terms, ids, roots: vec![0], users, dense, shape, true_costs: vec![] }
+    Space { terms, ids, roots: vec![0], users, dense, shape }
 }
 
 /// Cost of what the root needs; `None` where that is a cycle.

@@ -140,10 +140,6 @@ pub(super) fn to_ir(
                 unique(&mut taken, base)
             }
         };
-        let name = match &*t.node.op {
-            Op::Weight { name, .. } | Op::Input { name, .. } => name.clone(),
-            _ => name,
-        };
         let data = &eg[space.ids[c as usize]].data;
         let leaf = t.node.op.info().class == Class::Leaf;
         let node = Node {

@@ -71,7 +71,7 @@ fn elements(shape: &[Dim]) -> Dim {
 pub fn infer(op: &Op, inputs: &[&[TensorType]]) -> Result<Vec<TensorType>> {
     let info = op.info();
     if inputs.len() < info.min_inputs || inputs.len() > info.max_inputs {
-        return fail(format!("`{}` takes {} operands, not {}", info.name, arity_text(info), inputs.len()));
+        return fail(format!("`{}` takes {} operands, not {}", info.name, info.arity(), inputs.len()));
     }
     if let Op::Get { index } = op {
         let Some(t) = usize::try_from(*index).ok().and_then(|i| inputs[0].get(i)) else {
@@ -92,14 +92,6 @@ pub fn infer(op: &Op, inputs: &[&[TensorType]]) -> Result<Vec<TensorType>> {
 enum Inferred {
     One(TensorType),
     Many(Vec<TensorType>),
-}
-
-fn arity_text(info: &super::OpInfo) -> String {
-    match (info.min_inputs, info.max_inputs) {
-        (a, b) if a == b => a.to_string(),
-        (a, usize::MAX) => format!("at least {a}"),
-        (a, b) => format!("{a} to {b}"),
-    }
 }
 
 fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {

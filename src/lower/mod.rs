@@ -76,14 +76,16 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     Ok(plan)
 }
 
-/// The range of a weight that a slice takes, which the host cuts.
-fn weight_range(graph: &Graph, id: NodeId) -> Option<(&str, Range)> {
+/// The weight that a node is, or of which it is a range that the host cuts.
+fn weight_of(graph: &Graph, id: NodeId) -> Option<(&str, Option<Range>)> {
     let n = graph.node(id);
-    match (&n.op, &graph.node(*n.inputs.first()?).op) {
-        (Op::Slice { axis, start, end, step: 1 }, Op::Weight { name, .. }) => {
+    match &n.op {
+        Op::Weight { name, .. } => Some((name, None)),
+        Op::Slice { axis, start, end, step: 1 } => {
+            let Op::Weight { name, .. } = &graph.node(n.inputs[0]).op else { return None };
             let at = |d: i64| usize::try_from(d).ok();
             let range = Range { dim: at(*axis)?, start: at(start.as_const()?)?, end: at(end.as_const()?)? };
-            Some((name, range))
+            Some((name, Some(range)))
         }
         _ => None,
     }
@@ -215,29 +217,28 @@ impl<'g> Builder<'g> {
             .map(|(id, n)| (home(graph, n.inputs[0]), n.inputs[0], id))
             .collect();
         recvs.sort_unstable();
+        let mut sends: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+        for (id, n) in
+            graph.nodes().filter(|(id, n)| matches!(n.op, Op::Boundary { .. }) && !needs[id.index()].is_empty())
+        {
+            if n.stage != Some(s) && home(graph, n.inputs[0]) == s {
+                sends.entry(n.inputs[0]).or_default().push(id);
+            }
+        }
         for (from, _, id) in recvs {
             let n = graph.node(id);
             let v = self.push(Value { name: n.name.clone(), ty: n.ty().clone(), source: Source::Buffer(usize::MAX) });
             self.values_of.insert(id, v);
             self.step(Op::Recv { stage: from as i64, tag: i64::from(id.0) }, vec![], vec![Some(v)], id);
         }
-        for (id, n) in graph.nodes() {
+        for id in graph.ids() {
             if needs[id.index()].contains(&s) && !self.values_of.contains_key(&id) {
                 self.node(id)?;
             }
-            if n.stage.unwrap_or(0) == s && n.types.len() == 1 && needs[id.index()].contains(&s) {
-                let mut to: Vec<NodeId> = graph.users(id);
-                to.retain(|u| {
-                    let u_node = graph.node(*u);
-                    matches!(u_node.op, Op::Boundary { .. })
-                        && u_node.stage.is_some_and(|t| t != s)
-                        && !needs[u.index()].is_empty()
-                });
-                for u in to {
-                    let stage = home(graph, u) as i64;
-                    let value = self.values_of[&id];
-                    self.step(Op::Send { stage, tag: i64::from(u.0) }, vec![value], vec![], u);
-                }
+            for u in sends.remove(&id).unwrap_or_default() {
+                let stage = home(graph, u) as i64;
+                let value = self.operand(id)?;
+                self.step(Op::Send { stage, tag: i64::from(u.0) }, vec![value], vec![], u);
             }
         }
         Ok(())
@@ -256,31 +257,18 @@ impl<'g> Builder<'g> {
             let at = self.inputs.iter().position(|i| i.name == name);
             at.ok_or_else(|| LowerError::Invalid(format!("input `{name}` is not declared")))
         };
+        let weight_source = |of: NodeId, part: Option<Part>| match weight_of(graph, of) {
+            Some((weight, range)) => Source::Weight { key: n.name.clone(), weight: weight.to_owned(), range, part },
+            None => Source::Buffer(usize::MAX),
+        };
         let source = match &n.op {
             Op::Input { name, .. } => Source::Input { index: input_index(name)?, part: None },
-            Op::Weight { name, .. } => {
-                Source::Weight { key: name.clone(), weight: name.clone(), range: None, part: None }
-            }
-            Op::Slice { .. } => match weight_range(graph, id) {
-                Some((weight, range)) => {
-                    Source::Weight { key: n.name.clone(), weight: weight.to_owned(), range: Some(range), part: None }
-                }
-                None => Source::Buffer(usize::MAX),
-            },
+            Op::Weight { .. } | Op::Slice { .. } => weight_source(id, None),
             Op::Shard { dim, axis, parts } => {
                 let part = Some(Part { dim: *dim as usize, axis: *axis, parts: *parts as usize });
                 match &graph.node(n.inputs[0]).op {
                     Op::Input { name, .. } => Source::Input { index: input_index(name)?, part },
-                    Op::Weight { name, .. } => {
-                        Source::Weight { key: n.name.clone(), weight: name.clone(), range: None, part }
-                    }
-                    _ => match weight_range(graph, n.inputs[0]) {
-                        Some((weight, range)) => {
-                            let (key, weight) = (n.name.clone(), weight.to_owned());
-                            Source::Weight { key, weight, range: Some(range), part }
-                        }
-                        None => Source::Buffer(usize::MAX),
-                    },
+                    _ => weight_source(n.inputs[0], part),
                 }
             }
             Op::Reshape { .. } => Source::Alias(self.operand(n.inputs[0])?),

@@ -454,13 +454,7 @@ impl RuleParser<'_> {
             if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
         let (args, extra) = plain.split_at(operands);
         if extra.len() > attrs.len() || args.len() < info.min_inputs && !has_rest {
-            let takes = if info.min_inputs == info.max_inputs {
-                info.min_inputs.to_string()
-            } else if info.max_inputs == usize::MAX {
-                format!("at least {}", info.min_inputs)
-            } else {
-                format!("{} to {}", info.min_inputs, info.max_inputs)
-            };
+            let takes = info.arity();
             let message = format!(
                 "`{}` takes {takes} operands and {} attributes, not {} terms",
                 info.name,

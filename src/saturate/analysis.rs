@@ -42,14 +42,13 @@ pub fn facts_of(op: &Op, children: &[&Facts]) -> Result<Facts, String> {
         _ => any_varies,
     };
     // A weight with more than one axis longer than 1 belongs to the stage that uses it.
-    let matrix = |t: &TensorType| t.shape.iter().filter(|d| d.as_const() != Some(1)).count() > 1;
     let weight = match op {
         Op::Weight { .. } | Op::Const { .. } => true,
         Op::Input { .. } | Op::Dims { .. } | Op::Range { .. } => false,
         _ => !children.is_empty() && children.iter().all(|f| f.weight),
     };
     let free = match op {
-        Op::Weight { .. } => !matrix(&types[0]),
+        Op::Weight { .. } => !types[0].is_matrix(),
         Op::Input { .. } => true,
         _ if leaf_class => true,
         Op::AllReduce { .. } | Op::AllGather { .. } => false,

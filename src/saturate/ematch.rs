@@ -133,7 +133,7 @@ impl Matcher<'_> {
         }
         if ok {
             self.operands(&p.args, &node.children, next);
-            let commutes = node.op.row().class == Class::Commutative && matches!(p.head, Head::Op(_) | Head::Class(..));
+            let commutes = node.op.row().class == Class::Commutative;
             if let ([a, b], [x, y]) = (&p.args[..], &node.children[..])
                 && commutes
                 && x != y

@@ -2,6 +2,8 @@
 //!
 //! Fused kernels round the residual sum to its storage type before they normalise it.
 
+use std::borrow::Cow;
+
 use super::convert::{floats, round_through, round_to, write_floats};
 use super::{Env, KernelError, Result, collective, expect};
 use crate::op::Op;
@@ -9,31 +11,38 @@ use crate::tensor::{View, ViewMut};
 
 /// Weight and bias of a norm over rows of length `n`, and its epsilon.
 struct Rows<'a> {
-    weight: &'a [f32],
+    weight: Cow<'a, [f32]>,
     /// `None`: root mean square norm. Otherwise layer norm.
-    bias: Option<&'a [f32]>,
+    bias: Option<Cow<'a, [f32]>>,
     eps: f64,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Weight and bias, checked against the width of `x`.
+    fn new(x: &View<'_>, weight: &View<'a>, bias: Option<&View<'a>>, eps: f64) -> Result<Rows<'a>> {
+        parameter(x, weight)?;
+        bias.map_or(Ok(()), |b| parameter(x, b))?;
+        Ok(Rows { weight: floats(weight)?, bias: bias.map(floats).transpose()?, eps })
+    }
+
     fn apply(&self, x: &[f32], out: &mut [f32]) {
         let n = self.weight.len();
         if n == 0 {
             return;
         }
         for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-            let mean = match self.bias {
+            let mean = match &self.bias {
                 Some(_) => x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64,
                 None => 0.0,
             };
             let square = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
             let scale = (1.0 / (square + self.eps).sqrt()) as f32;
             let mean = mean as f32;
-            for ((o, &v), &w) in out.iter_mut().zip(x).zip(self.weight) {
+            for ((o, &v), &w) in out.iter_mut().zip(x).zip(&*self.weight) {
                 *o = (v - mean) * scale * w;
             }
-            if let Some(bias) = self.bias {
-                out.iter_mut().zip(bias).for_each(|(o, &b)| *o += b);
+            if let Some(bias) = &self.bias {
+                out.iter_mut().zip(&**bias).for_each(|(o, &b)| *o += b);
             }
         }
     }
@@ -56,18 +65,10 @@ pub(super) fn norm(
     out: &mut ViewMut<'_>,
 ) -> Result {
     expect(out, x.dtype, x.shape)?;
-    parameter(x, weight)?;
-    let bias = match bias {
-        Some(b) => {
-            parameter(x, b)?;
-            Some(floats(b)?)
-        }
-        None => None,
-    };
-    let weight = floats(weight)?;
+    let rows = Rows::new(x, weight, bias, eps)?;
     let x = floats(x)?;
     write_floats(out, |o| {
-        Rows { weight: &weight, bias: bias.as_deref(), eps }.apply(&x, o);
+        rows.apply(&x, o);
         Ok(())
     })
 }
@@ -116,17 +117,9 @@ fn residual(
     }
     let Some(normed) = normed else { return Ok(()) };
     expect(normed, x.dtype, x.shape)?;
-    parameter(x, weight)?;
-    let bias = match bias {
-        Some(b) => {
-            parameter(x, b)?;
-            Some(floats(b)?)
-        }
-        None => None,
-    };
-    let weight = floats(weight)?;
+    let rows = Rows::new(x, weight, bias, eps)?;
     write_floats(normed, |o| {
-        Rows { weight: &weight, bias: bias.as_deref(), eps }.apply(&sum, o);
+        rows.apply(&sum, o);
         Ok(())
     })
 }

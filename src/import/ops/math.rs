@@ -5,7 +5,7 @@ use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::super::weights;
 use super::axis;
-use crate::ir::{DType, Dim, NodeId, Op};
+use crate::ir::{DType, NodeId, Op};
 
 const OTHERS: &[&str] = &[
     "Cast",
@@ -211,9 +211,4 @@ fn gemm(cx: &mut Context<'_>, n: &NodeProto, mut a: NodeId) -> Result<NodeId> {
         return Err(OpError::from(format!("C {} does not broadcast to the product", cx.ty(c))));
     }
     Ok(sum)
-}
-
-/// Extents that are constant, as integers.
-pub(super) fn const_dims(shape: &[Dim]) -> Option<Vec<i64>> {
-    shape.iter().map(Dim::as_const).collect()
 }

@@ -4,7 +4,6 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::axis;
-use super::math::const_dims;
 use crate::ir::{Dim, NodeId, Op, Real};
 
 pub(super) const OPS: &[&str] =
@@ -139,8 +138,8 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     let [_, _, _, width] = &shape[..] else { return Err(OpError::from("operands are neither of rank 3 nor 4")) };
     let scale = match attrs::float(n, "scale") {
         Some(s) if s != 0.0 => f64::from(s),
-        _ => match const_dims(std::slice::from_ref(width)).as_deref() {
-            Some(&[w]) if w > 0 => 1.0 / (w as f64).sqrt(),
+        _ => match width.as_const() {
+            Some(w) if w > 0 => 1.0 / (w as f64).sqrt(),
             _ => return Err(OpError::from("the head width is not constant, and no scale is given")),
         },
     };
