@@ -110,10 +110,10 @@ fn keep_for_reference(stages: &mut [Stage], reference: &Stage) {
         if let Source::Weight { weight, .. } = &v.source
             && let Some(list) = ranges.get_mut(weight)
         {
-            list.sort_by_key(|r| (r.dim, r.start, r.end));
+            list.sort_unstable();
             list.dedup();
-            let end = list.iter().try_fold(0, |at, r| (r.start == at && r.dim == list[0].dim).then_some(r.end));
-            if end.is_some() && end == v.ty.shape.get(list[0].dim).and_then(|d| usize::try_from(d.as_const()?).ok()) {
+            let extent = |dim: usize| usize::try_from(v.ty.shape.get(dim)?.as_const()?).ok();
+            if Range::whole(list).is_ok_and(|(dim, end)| extent(dim) == Some(end)) {
                 held.insert(weight.clone());
             }
         }

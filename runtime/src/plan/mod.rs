@@ -135,7 +135,7 @@ pub struct Part {
 }
 
 /// The positions from `start` up to but without `end` along one axis of a weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Range {
     /// The axis.
@@ -144,6 +144,16 @@ pub struct Range {
     pub start: usize,
     /// Position after the last.
     pub end: usize,
+}
+
+impl Range {
+    /// The axis and extent of the whole that sorted ranges make up; the error is the first position that
+    /// no range has, or that two have.
+    pub fn whole(sorted: &[Range]) -> Result<(usize, usize), usize> {
+        let dim = sorted.first().map_or(0, |r| r.dim);
+        let step = |at, r: &Range| if (r.dim, r.start) == (dim, at) { Ok(r.end) } else { Err(at) };
+        Ok((dim, sorted.iter().try_fold(0, step)?))
+    }
 }
 
 impl Part {

@@ -289,15 +289,10 @@ impl<'a> Held<'a> {
             let best = held.iter().position(|h| h.part.is_none()).unwrap_or(0);
             return Ok(vec![held.swap_remove(best)]);
         }
-        held.sort_by_key(|h| h.range.map_or((0, 0, 0), |r| (r.dim, r.start, r.end)));
+        held.sort_by_key(|h| h.range);
         held.dedup_by_key(|h| h.range);
-        let mut next = 0;
-        for r in held.iter().filter_map(|h| h.range) {
-            if r.start != next || Some(r.dim) != held[0].range.map(|r| r.dim) {
-                return Err(format!("the ranges of the weight `{name}` leave a gap before {}", r.start));
-            }
-            next = r.end;
-        }
+        let ranges: Vec<super::Range> = held.iter().filter_map(|h| h.range).collect();
+        super::Range::whole(&ranges).map_err(|at| format!("the ranges of the weight `{name}` leave a gap at {at}"))?;
         Ok(held)
     }
 
