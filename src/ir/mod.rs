@@ -4,11 +4,13 @@
 
 mod graph;
 mod infer;
+mod op_ref;
 mod text;
 mod verify;
 
 pub use graph::{Graph, Node, NodeId, Output};
 pub use infer::{InferError, broadcast, infer};
+pub use op_ref::OpRef;
 pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};
 pub use sinter_runtime::dim::{Bindings, Dim, Shape};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};

@@ -47,13 +47,17 @@ pub struct Rule {
     pub line: usize,
     /// Where its name stands in the file.
     pub name_span: Span,
+    /// Where its left side stands.
+    pub left_span: Span,
+    /// Where its right side stands.
+    pub right_span: Span,
     /// The comment above it: the equation in words.
     pub doc: String,
     /// Names of the variables.
     pub vars: Vec<String>,
     /// What to match, rooted at the last of the rule's terms.
     pub pattern: Pattern,
-    /// Conditions and bindings, in order.
+    /// Conditions and bindings: those of `:if` in order, then those of `:when`.
     pub guards: Vec<Guard>,
     /// What holds then: each template belongs to the class bound to its variable, or binds it.
     pub yields: Vec<(Target, Template)>,
@@ -90,6 +94,8 @@ pub struct OpPattern {
     pub attrs: Vec<AttrPattern>,
     /// Operands.
     pub args: Vec<Pattern>,
+    /// Take one further operand each, or none where there is none left.
+    pub optional: Vec<VarId>,
     /// Takes the remaining operands, however many.
     pub rest: Option<VarId>,
 }
@@ -160,11 +166,31 @@ pub enum AttrPattern {
 
 /// A condition or binding between match and yield.
 #[derive(Clone, Debug)]
-pub enum Guard {
+pub struct Guard {
+    /// What it demands or binds.
+    pub kind: GuardKind,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// What a guard demands or binds.
+#[derive(Clone, Debug)]
+pub enum GuardKind {
     /// Must be true.
     Holds(Expr),
     /// Binds a variable to a value.
     Let(VarId, Expr),
+}
+
+/// What a guard is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Without it the two sides may differ: a guard of `:if`.
+    Equality,
+    /// The sides are equal without it as well; it keeps the rule from where it does not pay: `:when`.
+    Profit,
 }
 
 /// An expression over attributes and facts.
@@ -196,8 +222,8 @@ pub enum Template {
         head: TemplateHead,
         /// Operands.
         args: Vec<Template>,
-        /// The remaining operands.
-        rest: Option<VarId>,
+        /// Optional and remaining operands that the pattern took, in order.
+        rest: Vec<VarId>,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Rules: the language of rule files, its vocabulary, and the bundled set.
 
+pub mod eval;
 pub mod facts;
 pub mod lang;
 mod parse;
@@ -8,7 +9,7 @@ pub mod vocab;
 
 use std::collections::BTreeMap;
 
-pub use self::lang::{Phase, Rule};
+pub use self::lang::{Phase, Purpose, Rule};
 pub use self::parse::parse_file;
 use crate::diag::Diagnostic;
 

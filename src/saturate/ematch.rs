@@ -4,23 +4,11 @@ use egg::Id;
 use smallvec::SmallVec;
 
 use super::analysis::Graph;
-use super::language::{ENode, OpRef};
-use crate::ir::{Attr, Class, DType, Op};
-use crate::rules::lang::{AttrPattern, Expr, Guard, Head, OpPattern, Pattern, TemplateHead, VarId};
-use crate::rules::vocab::Value;
-
-/// What a variable is bound to.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Bind {
-    /// An e-class.
-    Class(Id),
-    /// Several e-classes.
-    Classes(SmallVec<[Id; 4]>),
-    /// An attribute value.
-    Attr(Attr),
-    /// An operator with its attributes.
-    Op(OpRef),
-}
+use super::language::ENode;
+use crate::ir::{Class, DType, Mapping};
+use crate::rules::eval::{Bind, Known, holds};
+use crate::rules::facts::Facts;
+use crate::rules::lang::{AttrPattern, Guard, Head, OpPattern, Pattern, VarId};
 
 /// A match: values for the variables, and the e-classes that the pattern's operators took.
 #[derive(Clone, Debug)]
@@ -28,7 +16,7 @@ pub(super) struct Match {
     /// The class where the pattern matched.
     pub(super) root: Id,
     /// By variable.
-    pub(super) binds: Vec<Option<Bind>>,
+    pub(super) binds: Vec<Option<Bind<Id>>>,
     /// Classes of the pattern's inner operators.
     pub(super) covers: SmallVec<[Id; 8]>,
 }
@@ -50,7 +38,7 @@ struct Todo<'t> {
 struct Matcher<'a> {
     eg: &'a Graph,
     root: Id,
-    binds: Vec<Option<Bind>>,
+    binds: Vec<Option<Bind<Id>>>,
     covers: SmallVec<[Id; 8]>,
     out: &'a mut Vec<Match>,
 }
@@ -124,9 +112,11 @@ impl Matcher<'_> {
                 }
             }
         }
-        if ok && let Some(v) = p.rest {
-            let rest = SmallVec::from_slice(&node.children[p.args.len()..]);
-            match self.bind(v, || Bind::Classes(rest)) {
+        let mut left = node.children.get(p.args.len()..).unwrap_or(&[]);
+        for (&v, all) in p.optional.iter().map(|v| (v, false)).chain(p.rest.iter().map(|v| (v, true))) {
+            let (taken, rest) = left.split_at(if all { left.len() } else { left.len().min(1) });
+            left = rest;
+            match ok.then(|| self.bind(v, || Bind::Classes(SmallVec::from_slice(taken)))).flatten() {
                 Some(u) => undo.push((v, u)),
                 None => ok = false,
             }
@@ -166,7 +156,7 @@ impl Matcher<'_> {
     }
 
     /// Binds a variable; `None` where it is bound to something else, else whether it was unbound before.
-    fn bind(&mut self, v: VarId, value: impl FnOnce() -> Bind) -> Option<bool> {
+    fn bind(&mut self, v: VarId, value: impl FnOnce() -> Bind<Id>) -> Option<bool> {
         let value = value();
         match &self.binds[v] {
             None => {
@@ -195,9 +185,8 @@ fn head_matches(p: &OpPattern, node: &ENode) -> bool {
         Head::Op(kind) => std::ptr::eq(node.op.row(), kind.0),
         Head::Class(_, class) => class.contains_class(node.op.row().class),
     };
-    let arity =
-        if p.rest.is_some() { node.children.len() >= p.args.len() } else { node.children.len() == p.args.len() };
-    head && arity
+    let most = if p.rest.is_some() { usize::MAX } else { p.args.len() + p.optional.len() };
+    head && (p.args.len()..=most).contains(&node.children.len())
 }
 
 /// Whether a constant is a number of a rule, up to the rounding of its type.
@@ -212,63 +201,15 @@ fn is_close(value: f64, want: f64, dtype: DType) -> bool {
     (value - want).abs() <= relative * want.abs()
 }
 
-/// The value of an expression under a match.
-pub(super) fn eval(eg: &Graph, expr: &Expr, m: &Match, mapping: &crate::ir::Mapping) -> Option<Attr> {
-    match expr {
-        Expr::Lit(a) => Some(a.clone()),
-        Expr::Var(v) => match m.binds[*v].as_ref()? {
-            Bind::Attr(a) => Some(a.clone()),
-            _ => None,
-        },
-        Expr::Call(f, args, _) => {
-            let values: Option<Vec<Value<'_>>> = args
-                .iter()
-                .map(|a| match a {
-                    Expr::Var(v) => Some(match m.binds[*v].as_ref()? {
-                        Bind::Class(id) => Value::Class(&eg[*id].data),
-                        Bind::Classes(ids) => Value::Classes(ids.iter().map(|&i| &eg[i].data).collect()),
-                        Bind::Attr(a) => Value::Attr(a.clone()),
-                        Bind::Op(_) => return None,
-                    }),
-                    other => eval(eg, other, m, mapping).map(Value::Attr),
-                })
-                .collect();
-            f.call(&values?, mapping)
-        }
+impl Known<Id> for Graph {
+    fn facts(&self, id: Id) -> &Facts {
+        &self[id].data
     }
 }
 
 /// Checks the guards in order; bindings become part of the match.
-pub(super) fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &crate::ir::Mapping) -> bool {
-    for g in guards {
-        match g {
-            Guard::Holds(e) => {
-                if eval(eg, e, m, mapping) != Some(Attr::Bool(true)) {
-                    return false;
-                }
-            }
-            Guard::Let(v, e) => match eval(eg, e, m, mapping) {
-                Some(a) => m.binds[*v] = Some(Bind::Attr(a)),
-                None => return false,
-            },
-        }
-    }
-    true
-}
-
-/// The e-node of a template's head, without its operands; `None` where an attribute has no value.
-pub(super) fn template_op(eg: &Graph, head: &TemplateHead, m: &Match, mapping: &crate::ir::Mapping) -> Option<OpRef> {
-    match head {
-        TemplateHead::Var(v) => match m.binds[*v].as_ref()? {
-            Bind::Op(op) => Some(op.clone()),
-            _ => None,
-        },
-        TemplateHead::Op(kind, exprs) => {
-            let attrs: Option<Vec<Attr>> =
-                exprs.iter().zip(&kind.0.attrs).map(|(e, a)| eval(eg, e, m, mapping)?.coerce(a.kind)).collect();
-            Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
-        }
-    }
+pub(super) fn guards_hold(eg: &Graph, guards: &[Guard], m: &mut Match, mapping: &Mapping) -> bool {
+    guards.iter().all(|g| holds(eg, g, &mut m.binds, mapping))
 }
 
 /// Depth of a pattern: how far below its root it looks.

@@ -11,9 +11,10 @@ use egg::Id;
 use smallvec::SmallVec;
 
 use super::analysis::{Graph, facts_of};
-use super::ematch::{Bind, Match, depth, guards_hold, matches, template_op};
+use super::ematch::{Match, depth, guards_hold, matches};
 use super::language::{ENode, OpRef};
 use crate::ir::{Literal, Mapping, Op};
+use crate::rules::eval::{Bind, eval, spliced, template_op};
 use crate::rules::facts::Facts;
 use crate::rules::lang::{Head, Pattern, Rule, Target, Template};
 
@@ -309,7 +310,7 @@ fn instantiate(
         Template::Const { value, like } => {
             let Some(Bind::Class(like)) = &m.binds[*like] else { return None };
             let dtype = eg[*like].data.ty().dtype;
-            let value = match super::ematch::eval(eg, value, m, mapping)? {
+            let value = match eval(eg, value, &m.binds, mapping)? {
                 crate::ir::Attr::Real(r) => r.0,
                 crate::ir::Attr::Int(n) => n as f64,
                 _ => return None,
@@ -322,13 +323,8 @@ fn instantiate(
                 let id = instantiate(eg, rule, a, m, mapping, made)?;
                 children.push(eg.find(id));
             }
-            if let Some(v) = rest {
-                match m.binds[*v].as_ref()? {
-                    Bind::Classes(ids) => children.extend(ids.iter().map(|&i| eg.find(i))),
-                    _ => return None,
-                }
-            }
-            (template_op(eg, head, m, mapping)?, children)
+            children.extend(spliced(rest, &m.binds)?.into_iter().map(|i| eg.find(i)));
+            (template_op(eg, head, &m.binds, mapping)?, children)
         }
     };
     let node = ENode { op, children };

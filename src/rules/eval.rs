@@ -1,0 +1,106 @@
+//! Evaluates guards, attribute expressions and the operators of templates under a match.
+
+use smallvec::SmallVec;
+
+use super::facts::Facts;
+use super::lang::{Expr, Guard, GuardKind, TemplateHead, VarId};
+use super::vocab::Value;
+use crate::ir::{Attr, Mapping, Op, OpRef};
+
+/// What a variable is bound to. Tensors are named by `I`: e-classes in an e-graph, nodes in a graph.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bind<I> {
+    /// A tensor.
+    Class(I),
+    /// Several tensors.
+    Classes(SmallVec<[I; 4]>),
+    /// An attribute value.
+    Attr(Attr),
+    /// An operator with its attributes.
+    Op(OpRef),
+}
+
+/// Values of a rule's variables, by number.
+pub type Binds<I> = [Option<Bind<I>>];
+
+/// Where the facts of tensors are to be had.
+pub trait Known<I> {
+    /// The facts of a tensor.
+    fn facts(&self, id: I) -> &Facts;
+}
+
+/// The value of an expression; `None` where it has none.
+pub fn eval<I: Copy>(known: &impl Known<I>, expr: &Expr, binds: &Binds<I>, mapping: &Mapping) -> Option<Attr> {
+    match expr {
+        Expr::Lit(a) => Some(a.clone()),
+        Expr::Var(v) => match binds[*v].as_ref()? {
+            Bind::Attr(a) => Some(a.clone()),
+            _ => None,
+        },
+        Expr::Call(f, args, _) => {
+            let values: Option<SmallVec<[Value<'_>; 4]>> = args
+                .iter()
+                .map(|a| match a {
+                    Expr::Var(v) => Some(match binds[*v].as_ref()? {
+                        Bind::Class(id) => Value::Class(known.facts(*id)),
+                        Bind::Classes(ids) => Value::Classes(ids.iter().map(|&i| known.facts(i)).collect()),
+                        Bind::Attr(a) => Value::Attr(a.clone()),
+                        Bind::Op(_) => return None,
+                    }),
+                    other => eval(known, other, binds, mapping).map(Value::Attr),
+                })
+                .collect();
+            f.call(&values?, mapping)
+        }
+    }
+}
+
+/// Checks one guard; a binding becomes part of the match.
+pub fn holds<I: Copy>(known: &impl Known<I>, guard: &Guard, binds: &mut Binds<I>, mapping: &Mapping) -> bool {
+    match &guard.kind {
+        GuardKind::Holds(e) => eval(known, e, binds, mapping) == Some(Attr::Bool(true)),
+        GuardKind::Let(v, e) => match eval(known, e, binds, mapping) {
+            Some(a) => {
+                binds[*v] = Some(Bind::Attr(a));
+                true
+            }
+            None => false,
+        },
+    }
+}
+
+/// The operator of a template; `None` where an attribute has no value.
+pub fn template_op<I: Copy>(
+    known: &impl Known<I>,
+    head: &TemplateHead,
+    binds: &Binds<I>,
+    mapping: &Mapping,
+) -> Option<OpRef> {
+    match head {
+        TemplateHead::Var(v) => match binds[*v].as_ref()? {
+            Bind::Op(op) => Some(op.clone()),
+            _ => None,
+        },
+        TemplateHead::Op(kind, exprs) => {
+            let attrs: Option<Vec<Attr>> = exprs
+                .iter()
+                .zip(&kind.0.attrs)
+                .map(|(e, a)| eval(known, e, binds, mapping)?.coerce(a.kind))
+                .collect();
+            Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
+        }
+    }
+}
+
+/// The operands that a template splices in for its optional and remaining variables; `None` where one is
+/// not bound to tensors.
+pub fn spliced<I: Copy>(rest: &[VarId], binds: &Binds<I>) -> Option<SmallVec<[I; 4]>> {
+    let mut out = SmallVec::new();
+    for &v in rest {
+        match binds[v].as_ref()? {
+            Bind::Classes(ids) => out.extend(ids.iter().copied()),
+            _ => return None,
+        }
+    }
+    Some(out)
+}
