@@ -15,6 +15,8 @@ pub struct Diagnostic {
     pub primary: (Range<usize>, String),
     /// Other places that matter.
     pub context: Vec<(Range<usize>, String)>,
+    /// Facts that show it, in order.
+    pub notes: Vec<String>,
     /// What to do about it.
     pub help: Option<String>,
 }
@@ -27,6 +29,7 @@ impl Diagnostic {
             message: message.into(),
             primary: (span, label.into()),
             context: vec![],
+            notes: vec![],
             help: None,
         }
     }
@@ -43,6 +46,12 @@ impl Diagnostic {
         self
     }
 
+    /// Adds a fact.
+    pub fn note(mut self, text: impl Into<String>) -> Diagnostic {
+        self.notes.push(text.into());
+        self
+    }
+
     /// The rendered form, given the file's text.
     pub fn render(&self, source: &str) -> String {
         let inside = |r: &Range<usize>| r.start.min(source.len())..r.end.min(source.len());
@@ -53,6 +62,9 @@ impl Diagnostic {
             snippet = snippet.annotation(AnnotationKind::Context.span(inside(span)).label(label));
         }
         let mut group = Group::with_title(Level::ERROR.primary_title(&self.message)).element(snippet);
+        for note in &self.notes {
+            group = group.element(Level::NOTE.message(note));
+        }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help));
         }

@@ -106,7 +106,7 @@ pub(super) fn to_ir(
             _ => {}
         }
         let source = made_by(c);
-        let rules: Vec<String> = source.iter().map(|p| p.rule.clone()).collect();
+        let rules: Vec<String> = source.iter().map(|p| p.rule.name.clone()).collect();
         let origin = match (first.get(&c), source) {
             (Some(n), None) => graph.node(*n).origin.clone(),
             (_, Some(p)) => {

@@ -43,6 +43,7 @@ pub enum RuleError {
 #[derive(Clone, Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    sources: BTreeMap<String, String>,
 }
 
 impl RuleSet {
@@ -51,7 +52,9 @@ impl RuleSet {
         let mut rules: Vec<Rule> = vec![];
         let mut rendered = vec![];
         let mut places: BTreeMap<String, (String, usize)> = BTreeMap::new();
+        let mut sources = BTreeMap::new();
         for (name, text) in files {
+            sources.insert(name.to_owned(), text.to_owned());
             match parse_file(name, text) {
                 Ok(found) => {
                     for r in found {
@@ -70,7 +73,7 @@ impl RuleSet {
                 Err(errors) => rendered.extend(errors.iter().map(|e| e.render(text))),
             }
         }
-        if rendered.is_empty() { Ok(RuleSet { rules }) } else { Err(RuleError::Invalid(rendered)) }
+        if rendered.is_empty() { Ok(RuleSet { rules, sources }) } else { Err(RuleError::Invalid(rendered)) }
     }
 
     /// The bundled rules.
@@ -81,6 +84,17 @@ impl RuleSet {
     /// Every rule, in file order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The text of a file.
+    pub fn source(&self, file: &str) -> &str {
+        self.sources.get(file).map_or("", String::as_str)
+    }
+
+    /// The text of a part of a rule's file, its white space reduced to single blanks.
+    pub fn excerpt(&self, rule: &Rule, span: &sexpr::Span) -> String {
+        let text = self.source(&rule.file).get(span.clone()).unwrap_or("");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// The rules of a phase, in file order.

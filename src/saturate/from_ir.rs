@@ -1,6 +1,7 @@
 //! From a graph to an e-graph.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use egg::Id;
 
@@ -20,7 +21,7 @@ pub struct Program {
     /// The e-nodes of the original program, by node, then by output; operands as they were added.
     pub original: Vec<(Id, ENode)>,
     /// Who made which e-node.
-    pub made: Vec<(ENode, Provenance)>,
+    pub made: Vec<(ENode, Arc<Provenance>)>,
 }
 
 /// Adds a verified graph to a new e-graph.
@@ -49,9 +50,10 @@ pub fn load(graph: &Graph) -> Program {
 }
 
 impl Program {
-    /// Who made each e-node, by its canonical form.
-    pub fn provenance(&self) -> HashMap<ENode, &Provenance> {
+    /// Who made each e-node first, by its canonical form.
+    pub fn provenance(&self) -> HashMap<ENode, &Arc<Provenance>> {
         use egg::Language as _;
-        self.made.iter().map(|(n, p)| (n.clone().map_children(|c| self.eg.find(c)), p)).collect()
+        let canonical = |n: &ENode| n.clone().map_children(|c| self.eg.find(c));
+        self.made.iter().rev().map(|(n, p)| (canonical(n), p)).collect()
     }
 }

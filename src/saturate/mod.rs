@@ -7,4 +7,4 @@ pub mod language;
 mod run;
 
 pub use self::from_ir::{Program, load};
-pub use self::run::{Provenance, RuleConflict, RuleStats, SaturateConfig, SaturateStats, StopReason, saturate};
+pub use self::run::{Known, Provenance, RuleConflict, RuleStats, SaturateConfig, SaturateStats, StopReason, saturate};

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem::Discriminant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use egg::Id;
 use smallvec::SmallVec;
@@ -67,6 +69,8 @@ pub struct RuleStats {
     pub matches: usize,
     /// Times that it changed the e-graph.
     pub applied: usize,
+    /// Time that matching and applying took. It decides nothing.
+    pub time: Duration,
 }
 
 /// How a saturation went.
@@ -84,13 +88,38 @@ pub struct SaturateStats {
     pub rules: BTreeMap<String, RuleStats>,
 }
 
-/// Who made an e-node.
+/// One application of a rule: who made an e-node, and what was known then.
 #[derive(Clone, Debug)]
 pub struct Provenance {
-    /// Name of the rule.
-    pub rule: String,
-    /// The classes that its pattern took.
+    /// Number of the application; what it took was made by ones with smaller numbers.
+    pub id: u32,
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// The classes that the operators of its pattern took, from the root down, first operands first.
     pub covers: SmallVec<[Id; 8]>,
+    /// What the variables were bound to.
+    pub binds: Vec<Option<Bind<Id>>>,
+    /// By variable: the facts of the bound tensor when the guards were checked.
+    pub facts: Vec<Option<Known>>,
+}
+
+/// Facts of a tensor that may become more as the e-graph grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Equal on all ranks of the tensor axis.
+    pub replicated: bool,
+    /// Computed from weights and constants alone.
+    pub weight: bool,
+    /// A weight, a constant or a graph input.
+    pub leaf: bool,
+    /// Computed from graph inputs, constants and vectors alone.
+    pub free: bool,
+}
+
+impl Known {
+    fn of(f: &Facts) -> Known {
+        Known { replicated: !f.varies_over_tp, weight: f.weight, leaf: f.leaf, free: f.free }
+    }
 }
 
 /// A rule whose two sides cannot be equal.
@@ -115,8 +144,9 @@ pub fn saturate(
     rules: &[&Rule],
     mapping: &Mapping,
     config: SaturateConfig,
-    made: &mut Vec<(ENode, Provenance)>,
+    made: &mut Vec<(ENode, Arc<Provenance>)>,
 ) -> Result<SaturateStats, RuleConflict> {
+    let shared: Vec<Arc<Rule>> = rules.iter().map(|r| Arc::new((*r).clone())).collect();
     let node_limit = config.node_factor * eg.total_size().max(100);
     let mut stats: Vec<RuleStats> = vec![RuleStats::default(); rules.len()];
     let depths: Vec<usize> = rules.iter().map(|r| depth(&r.pattern)).collect();
@@ -133,23 +163,27 @@ pub fn saturate(
         let mut found: Vec<(usize, Vec<Match>)> = vec![];
         for (i, rule) in rules.iter().enumerate() {
             let mut ms = vec![];
+            let start = Instant::now();
             search(eg, rule, depths[i], fresh.as_ref(), &mut ms);
+            stats[i].time += start.elapsed();
             if !ms.is_empty() {
                 found.push((i, ms));
             }
         }
         let mut changed = false;
         for (i, ms) in found {
+            let start = Instant::now();
             for mut m in ms {
                 if !guards_hold(eg, &rules[i].guards, &mut m, mapping) {
                     continue;
                 }
                 stats[i].matches += 1;
-                if apply(eg, rules[i], &mut m, mapping, made)? {
+                if apply(eg, &shared[i], &mut m, mapping, made)? {
                     stats[i].applied += 1;
                     changed = true;
                 }
             }
+            stats[i].time += start.elapsed();
         }
         eg.rebuild();
         if !changed {
@@ -255,28 +289,40 @@ fn discriminant(name: &str) -> Option<Discriminant<Op>> {
 /// Adds the right side of a rule; whether anything changed.
 fn apply(
     eg: &mut Graph,
-    rule: &Rule,
+    rule: &Arc<Rule>,
     m: &mut Match,
     mapping: &Mapping,
-    made: &mut Vec<(ENode, Provenance)>,
+    made: &mut Vec<(ENode, Arc<Provenance>)>,
 ) -> Result<bool, RuleConflict> {
     let before = eg.nodes().len();
-    let mut changed = false;
+    let bound = m.binds.len();
+    let mut fresh: SmallVec<[ENode; 4]> = SmallVec::new();
+    let mut unions: SmallVec<[(Id, Id); 4]> = SmallVec::new();
+    let facts = |eg: &Graph, m: &Match| -> Vec<Option<Known>> {
+        let known = |b: &Option<Bind<Id>>| match b {
+            Some(Bind::Class(id)) => Some(Known::of(&eg[*id].data)),
+            _ => None,
+        };
+        m.binds[..bound].iter().map(known).collect()
+    };
     for (target, template) in &rule.yields {
-        let Some(id) = instantiate(eg, rule, template, m, mapping, made) else {
-            return Ok(changed || eg.nodes().len() > before);
-        };
-        let onto = match target {
-            Target::Root => Some(m.root),
+        let Some(id) = instantiate(eg, template, m, mapping, &mut fresh) else { break };
+        match target {
+            Target::Root => unions.push((m.root, id)),
             Target::Var(v) => match &m.binds[*v] {
-                Some(Bind::Class(c)) => Some(*c),
-                _ => {
-                    m.binds[*v] = Some(Bind::Class(id));
-                    None
-                }
+                Some(Bind::Class(c)) => unions.push((*c, id)),
+                _ => m.binds[*v] = Some(Bind::Class(id)),
             },
-        };
-        let Some(class) = onto else { continue };
+        }
+    }
+    if !fresh.is_empty() {
+        let id = made.last().map_or(0, |(_, p)| p.id + 1);
+        let (covers, binds) = (m.covers.clone(), m.binds.clone());
+        let p = Arc::new(Provenance { id, rule: rule.clone(), covers, binds, facts: facts(eg, m) });
+        made.extend(fresh.into_iter().map(|n| (n, p.clone())));
+    }
+    let mut changed = eg.nodes().len() > before;
+    for (class, id) in unions {
         let (left, right) = (&eg[class].data, &eg[id].data);
         if left.types != right.types {
             let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -289,16 +335,15 @@ fn apply(
         }
         changed |= eg.union(class, id);
     }
-    Ok(changed || eg.nodes().len() > before)
+    Ok(changed)
 }
 
 fn instantiate(
     eg: &mut Graph,
-    rule: &Rule,
     t: &Template,
     m: &Match,
     mapping: &Mapping,
-    made: &mut Vec<(ENode, Provenance)>,
+    fresh: &mut SmallVec<[ENode; 4]>,
 ) -> Option<Id> {
     let (op, children) = match t {
         Template::Var(v) => {
@@ -320,7 +365,7 @@ fn instantiate(
         Template::Op { head, args, rest } => {
             let mut children: SmallVec<[Id; 4]> = SmallVec::new();
             for a in args {
-                let id = instantiate(eg, rule, a, m, mapping, made)?;
+                let id = instantiate(eg, a, m, mapping, fresh)?;
                 children.push(eg.find(id));
             }
             children.extend(spliced(rest, &m.binds)?.into_iter().map(|i| eg.find(i)));
@@ -343,6 +388,6 @@ fn instantiate(
     let facts: Vec<&Facts> = node.children.iter().map(|&c| &eg[c].data).collect();
     facts_of(&node.op, &facts).ok()?;
     let id = eg.add(node.clone());
-    made.push((node, Provenance { rule: rule.name.clone(), covers: m.covers.clone() }));
+    fresh.push(node);
     Some(id)
 }

@@ -19,7 +19,7 @@ pub(crate) fn forced(program: &Program, graph: &Graph, rule: &str) -> (Graph, bo
     let made: HashSet<ENode> = program
         .made
         .iter()
-        .filter(|(_, p)| p.rule == rule)
+        .filter(|(_, p)| p.rule.name == rule)
         .map(|(n, _)| n.clone().map_children(|c| eg.find(c)))
         .collect();
     let mut term = cheapest(program, &made);

@@ -102,7 +102,7 @@ fn check(case: &Case) -> Result<String, String> {
     if let Some(rule) = &case.fires {
         let (graph, uses) = forced::forced(&program, &case.graph, rule);
         ir::verify(&graph).map_err(|e| format!("forced: {e}"))?;
-        let made = program.made.iter().any(|(_, p)| p.rule == *rule);
+        let made = program.made.iter().any(|(_, p)| p.rule.name == *rule);
         if made && !uses {
             return Err(format!("no term of `{rule}` could be taken:\n{}", ir::print(&graph)));
         }
