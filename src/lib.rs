@@ -31,4 +31,5 @@ pub mod pipeline;
 
 pub mod cli;
 pub mod diag;
+pub mod explain;
 pub mod timing;

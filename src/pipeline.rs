@@ -3,6 +3,7 @@
 //! Straight-line code; the verifier runs between any two stages.
 
 use crate::cost::{CostModel, DEFAULT, Device, DeviceError, Objective};
+use crate::explain::{self, Record};
 use crate::extract::{self, ExtractError, ExtractStats, Extracted};
 use crate::import::Imported;
 use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
@@ -56,6 +57,8 @@ pub struct Compiled {
     pub saturate: Vec<(Phase, SaturateStats)>,
     /// Costs along the way. `original` is the imported program.
     pub extract: ExtractStats,
+    /// How each step came about.
+    pub record: Record,
     /// Time by stage.
     pub timings: Timings,
     /// The device and profiles that costs are estimated for.
@@ -101,9 +104,13 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
     let imported = checked("import", model.graph.clone())?;
     let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
 
-    let mut stats = vec![];
-    let raised =
-        t.time("raise", || rewrite(&imported, &[Phase::Raise], config, &cost, &mut stats, &mut Timings::default()))?;
+    let mut log = Log::default();
+    log.record.version = explain::VERSION;
+    let mut inner = Timings::default();
+    let raised = rewrite(&imported, &[Phase::Raise], config, &cost, &mut log, &mut inner)?;
+    for &(name, ms) in inner.entries() {
+        t.add(if name == "explain" { name } else { "raise" }, ms);
+    }
     let original = raised.stats;
     let raised = checked("raise", mark_caches(raised.graph))?;
     partition::check_heads(&raised, mapping.tp)?;
@@ -111,12 +118,20 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
         t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
     let staged = checked("partition", staged)?;
 
-    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, &mut stats, &mut t)?;
+    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, &mut log, &mut t)?;
     let graph = checked("extract", found.graph)?;
     let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
     let extract =
         ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };
-    Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.describe() })
+    let Log { stats: saturate, record } = log;
+    Ok(Compiled { plan, graph, raised, saturate, extract, record, timings: t, device: cost.describe() })
+}
+
+/// What is told of the way.
+#[derive(Default)]
+struct Log {
+    stats: Vec<(Phase, SaturateStats)>,
+    record: Record,
 }
 
 /// Saturates a graph with the rules of some phases, one after the other, and extracts the cheapest program.
@@ -125,7 +140,7 @@ fn rewrite(
     phases: &[Phase],
     config: &CompileConfig,
     cost: &CostModel,
-    stats: &mut Vec<(Phase, SaturateStats)>,
+    log: &mut Log,
     t: &mut Timings,
 ) -> Result<Extracted, CompileError> {
     let mut program = saturate::load(graph);
@@ -133,9 +148,14 @@ fn rewrite(
         let rules = config.rules.phase(phase);
         let made = &mut program.made;
         let run = || saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made);
-        stats.push((phase, t.time("saturate", run)?));
+        log.stats.push((phase, t.time("saturate", run)?));
     }
-    Ok(t.time("extract", || extract::extract(&program, graph, cost))?)
+    let mut found = t.time("extract", || extract::extract(&program, graph, cost))?;
+    t.time("explain", || {
+        let (after, terms) = (&mut found.graph, &found.terms);
+        saturate::explain(&program, graph, after, terms, &config.rules, &config.mapping, &mut log.record);
+    });
+    Ok(found)
 }
 
 /// Marks the outputs that extend an input: caches, which the caller feeds back, so that their parts may

@@ -11,12 +11,16 @@ impl Timings {
     pub fn time<T>(&mut self, name: &'static str, f: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let out = f();
-        let ms = start.elapsed().as_secs_f64() * 1e3;
+        self.add(name, start.elapsed().as_secs_f64() * 1e3);
+        out
+    }
+
+    /// Adds milliseconds under a name.
+    pub fn add(&mut self, name: &'static str, ms: f64) {
         match self.0.iter_mut().find(|(n, _)| *n == name) {
             Some((_, t)) => *t += ms,
             None => self.0.push((name, ms)),
         }
-        out
     }
 
     /// The stages with their times.

@@ -1,6 +1,7 @@
 //! The command line. Printing and files are here and nowhere else in this crate.
 
 mod data;
+mod explain;
 mod optimize;
 mod report;
 mod rules;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Options),
     /// Print a model, or a plan, as text.
     Show(show::Options),
+    /// Tell how the steps of a plan came about, and why others are not fused.
+    Explain(explain::Options),
     /// List the rules.
     Rules(rules::Options),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Optimize(o) => optimize::run(&o),
         Command::Run(o) => run::run(&o),
         Command::Show(o) => show::run(&o),
+        Command::Explain(o) => explain::run(&o),
         Command::Rules(o) => rules::run(&o),
     };
     match outcome {

@@ -7,6 +7,7 @@ use sinter_runtime::plan::PlanWriter;
 
 use super::{Failure, Outcome, ReportFile, RuleOptions, report, say, summary};
 use crate::cost::{DEFAULT, Device, Objective};
+use crate::explain;
 use crate::import::{self, Imported};
 use crate::ir::{self, Mapping, print};
 use crate::lower;
@@ -114,6 +115,7 @@ fn write(dir: &Path, model: &Imported, compiled: &Compiled) -> Result<(), Failur
     for s in 0..plan.mapping.pp {
         w.text(&format!("stage{s}.sir"), &print(&stage_graph(&compiled.graph, s)))?;
     }
+    w.text(explain::FILE, &(serde_json::to_string(&compiled.record)? + "\n"))?;
     w.finish(plan.clone())?;
     Ok(())
 }

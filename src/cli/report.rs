@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use sinter_runtime::plan::{Source, Stage, Value};
 
+use crate::explain::WhyNot;
 use crate::import::Imported;
 use crate::ir::{Op, TensorType};
 use crate::lower::step_counts;
@@ -21,7 +22,8 @@ pub(super) struct Report {
     pub(super) extract: Extract,
     pub(super) ops: BTreeMap<&'static str, usize>,
     pub(super) fused: BTreeMap<&'static str, usize>,
-    pub(super) unfused: Vec<Unfused>,
+    /// The all-reduces, residual sums and norms that no kernel joins.
+    pub(super) unfused: Vec<WhyNot>,
     pub(super) stages: Vec<StageReport>,
     pub(super) certificate: CertificateReport,
     pub(super) tolerance: BTreeMap<&'static str, [f64; 2]>,
@@ -69,15 +71,6 @@ pub(super) struct Extract {
     pub(super) chosen_time_ns: u64,
 }
 
-/// An all-reduce, residual sum or norm that is a step of its own.
-#[derive(Debug, Serialize)]
-pub(super) struct Unfused {
-    pub(super) op: &'static str,
-    pub(super) node: String,
-    pub(super) stage: usize,
-    pub(super) reason: String,
-}
-
 #[derive(Debug, Serialize)]
 pub(super) struct StageReport {
     pub(super) index: usize,
@@ -122,7 +115,9 @@ impl Report {
             }
         }
         let mut time_ms: BTreeMap<&'static str, f64> =
-            ["import", "raise", "partition", "saturate", "extract", "lower", "write"].map(|n| (n, 0.0)).into();
+            ["import", "raise", "partition", "saturate", "extract", "explain", "lower", "write"]
+                .map(|n| (n, 0.0))
+                .into();
         for (n, ms) in outer.entries().iter().chain(c.timings.entries()) {
             *time_ms.entry(n).or_insert(0.0) += ms;
         }
@@ -163,7 +158,7 @@ impl Report {
             },
             ops,
             fused,
-            unfused: c.plan.stages.iter().enumerate().flat_map(|(i, s)| unfused(i, s)).collect(),
+            unfused: c.record.unfused.clone(),
             stages: (0..m.pp).map(|i| stage(i, &c.plan.stages, m.tp)).collect(),
             certificate: CertificateReport {
                 groups: c.plan.certificate.groups.len(),
@@ -213,54 +208,4 @@ fn stage(index: usize, stages: &[Stage], tp: usize) -> StageReport {
         whole_matrices: whole.map(|v| v.name.clone()).collect(),
         sends: sends.collect(),
     }
-}
-
-/// The all-reduces, residual sums before norms, and norms over the hidden width that no kernel joins.
-fn unfused(index: usize, s: &Stage) -> Vec<Unfused> {
-    // Who makes and who reads each value, through reshapes.
-    let mut maker = vec![None; s.values.len()];
-    let mut readers: Vec<Vec<usize>> = vec![vec![]; s.values.len()];
-    for (i, step) in s.steps.iter().enumerate() {
-        step.outputs.iter().flatten().for_each(|v| maker[v.0] = Some(i));
-        step.inputs.iter().for_each(|v| readers[s.storage(*v).0].push(i));
-    }
-    let norm = |op: &Op| matches!(op, Op::RmsNorm { .. } | Op::LayerNorm { .. });
-    let describe = |v: sinter_runtime::plan::ValueId| match maker[s.storage(v).0] {
-        Some(m) => format!("`{}`, made by {}", s.value(v).name, s.steps[m].op.name()),
-        None => format!("`{}`, which no step of this stage makes", s.value(v).name),
-    };
-    let mut out = vec![];
-    for step in &s.steps {
-        let Some(Some(result)) = step.outputs.first() else { continue };
-        let read_by = |f: &dyn Fn(&Op) -> bool| readers[result.0].iter().any(|&r| f(&s.steps[r].op));
-        let reason = match &step.op {
-            op if norm(op) => {
-                let by = maker[s.storage(step.inputs[0]).0].map(|m| &s.steps[m].op);
-                match by {
-                    Some(Op::Add {}) => "no fused kernel costs less than the sum and the norm apart".to_owned(),
-                    _ => format!("it reads {}, not a residual sum", describe(step.inputs[0])),
-                }
-            }
-            Op::AllReduce { .. } => {
-                if read_by(&|o| matches!(o, Op::Add {})) {
-                    "the sum that reads it does not lead to a norm".to_owned()
-                } else {
-                    "no residual sum reads it".to_owned()
-                }
-            }
-            // Only sums of two computed tensors of equal shape are residual sums.
-            Op::Add {}
-                if step.inputs.iter().all(|v| maker[s.storage(*v).0].is_some())
-                    && s.value(step.inputs[0]).ty == s.value(step.inputs[1]).ty =>
-            {
-                if s.value(*result).ty.rank() < 2 || !s.value(*result).ty.dtype.is_float() {
-                    continue;
-                }
-                "no norm reads the sum in this stage".to_owned()
-            }
-            _ => continue,
-        };
-        out.push(Unfused { op: step.op.name(), node: s.value(*result).name.clone(), stage: index, reason });
-    }
-    out
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::report::{Report, Unfused};
+use super::report::Report;
+use crate::explain::WhyNot;
 use crate::pipeline::Compiled;
 
 fn bytes(n: u64) -> String {
@@ -65,9 +66,9 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
     }
     if !r.unfused.is_empty() {
         let _ = writeln!(t, "not fused");
-        let mut groups: BTreeMap<(usize, &str, &str), Vec<&Unfused>> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, &str, &str), Vec<&WhyNot>> = BTreeMap::new();
         for u in &r.unfused {
-            groups.entry((u.stage, u.op, &u.reason)).or_default().push(u);
+            groups.entry((u.stage, &u.op, &u.reason)).or_default().push(u);
         }
         for ((stage, op, reason), us) in groups {
             let names: Vec<String> = us.iter().map(|u| u.node.clone()).collect();

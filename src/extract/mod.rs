@@ -15,14 +15,17 @@ use egg::Language as _;
 use self::search::Selection;
 use self::space::Space;
 use crate::cost::CostModel;
-use crate::ir::{Graph, Op};
+use crate::ir::{Graph, NodeId, Op};
 use crate::saturate::Program;
+use crate::saturate::language::ENode;
 
 /// What an extraction found.
 #[derive(Clone, Debug)]
 pub struct Extracted {
     /// The program.
     pub graph: Graph,
+    /// The e-node that each node was, but for inputs.
+    pub terms: Vec<(NodeId, ENode)>,
     /// Costs along the way.
     pub stats: ExtractStats,
 }
@@ -98,8 +101,8 @@ pub fn extract(program: &Program, graph: &Graph, cost: &CostModel) -> Result<Ext
     stats.chosen_ns = s.total;
     stats.chosen_time_ns = time(&space, &s);
     stats.bound_ns = bound::lower_bound(&space).min(stats.chosen_ns);
-    let graph = to_ir::to_ir(program, graph, &space, &s.term)?;
-    Ok(Extracted { graph, stats })
+    let (graph, terms) = to_ir::to_ir(program, graph, &space, &s.term)?;
+    Ok(Extracted { graph, terms, stats })
 }
 
 /// Alternates joint and single moves until neither helps.

@@ -9,13 +9,14 @@ use super::ExtractError;
 use super::space::{ClassId, Space};
 use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
 use crate::saturate::Program;
+use crate::saturate::language::ENode;
 
 pub(super) fn to_ir(
     program: &Program,
     graph: &Graph,
     space: &Space,
     term: &[Option<u32>],
-) -> Result<Graph, ExtractError> {
+) -> Result<(Graph, Vec<(NodeId, ENode)>), ExtractError> {
     let eg = &program.eg;
     let missing = || ExtractError("a class has no term".into());
     // What the program needs; the operands of a part of a leaf are named by it, so they come along.
@@ -81,6 +82,7 @@ pub(super) fn to_ir(
     }
 
     let mut out = Graph::new(&graph.name);
+    let mut terms = vec![];
     let mut map: HashMap<ClassId, NodeId> = HashMap::new();
     let mut taken: BTreeSet<String> = graph.nodes().map(|(_, n)| n.name.clone()).collect();
     // Inputs come first and all stay, in the caller's order.
@@ -149,15 +151,18 @@ pub(super) fn to_ir(
             name,
             origin,
             rules,
+            why: None,
             stage: if leaf { None } else { data.stage.map(|s| s as usize) },
         };
-        map.insert(c, out.push(node));
+        let id = out.push(node);
+        map.insert(c, id);
+        terms.push((id, t.node.clone()));
     }
     for (o, &root) in graph.outputs().iter().zip(&space.roots) {
         let (value, part) = results[&root];
         out.push_output(Output { value, part, ..o.clone() });
     }
-    Ok(out)
+    Ok((out, terms))
 }
 
 fn unique(taken: &mut BTreeSet<String>, base: String) -> String {

@@ -182,6 +182,7 @@ impl<'a> Context<'a> {
             name: name.to_owned(),
             origin: vec![],
             rules: vec![],
+            why: None,
             stage: None,
         })
     }

@@ -31,6 +31,8 @@ pub struct Node {
     pub origin: Vec<String>,
     /// Names of the rules that made it.
     pub rules: Vec<String>,
+    /// The entry of the compilation's record that derives it.
+    pub why: Option<u32>,
     /// The pipeline stage, once the graph is partitioned; `None` where every stage may compute it.
     pub stage: Option<usize>,
 }
@@ -92,6 +94,7 @@ impl Graph {
             name: name.to_owned(),
             origin: vec![],
             rules: vec![],
+            why: None,
             stage: None,
         }))
     }
@@ -118,7 +121,16 @@ impl Graph {
 
     fn leaf(&mut self, name: &str, op: Op, ty: TensorType) -> NodeId {
         let name = name.to_owned();
-        self.push(Node { op, inputs: vec![], types: vec![ty], name, origin: vec![], rules: vec![], stage: None })
+        self.push(Node {
+            op,
+            inputs: vec![],
+            types: vec![ty],
+            name,
+            origin: vec![],
+            rules: vec![],
+            why: None,
+            stage: None,
+        })
     }
 
     /// Declares a value that every rank holds whole as a result.

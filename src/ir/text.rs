@@ -167,7 +167,7 @@ impl Reader {
             inputs.push(*self.names.get(&n).ok_or_else(|| self.error(format!("`%{n}` is not defined above")))?);
         }
         let op = self.op(call[..open].trim(), call[close + 1..].trim())?;
-        let node = Node { op, inputs, types, name: name.clone(), origin: vec![], rules: vec![], stage };
+        let node = Node { op, inputs, types, name: name.clone(), origin: vec![], rules: vec![], why: None, stage };
         let id = self.graph.push(node);
         self.define(name, id)
     }

@@ -246,7 +246,8 @@ impl<'g> Builder<'g> {
 
     fn step(&mut self, op: Op, inputs: Vec<ValueId>, outputs: Vec<Option<ValueId>>, of: NodeId) {
         let n = self.graph.node(of);
-        self.stage.steps.push(Step { op, inputs, outputs, origin: n.origin.clone(), rules: n.rules.clone() });
+        let (origin, rules) = (n.origin.clone(), n.rules.clone());
+        self.stage.steps.push(Step { op, inputs, outputs, origin, rules, why: n.why });
     }
 
     fn node(&mut self, id: NodeId) -> Result<(), LowerError> {

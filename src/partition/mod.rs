@@ -239,6 +239,7 @@ fn cut(graph: &Graph, bound: &[bool], starts: &[NodeId]) -> Graph {
                             name: format!("{}.stage{here}", of.name),
                             origin: vec![],
                             rules: vec![],
+                            why: None,
                             stage: Some(here),
                         })
                     })

@@ -82,11 +82,8 @@ pub fn template_op<I: Copy>(
             _ => None,
         },
         TemplateHead::Op(kind, exprs) => {
-            let attrs: Option<Vec<Attr>> = exprs
-                .iter()
-                .zip(&kind.0.attrs)
-                .map(|(e, a)| eval(known, e, binds, mapping)?.coerce(a.kind))
-                .collect();
+            let attrs: Option<Vec<Attr>> =
+                exprs.iter().zip(&kind.0.attrs).map(|(e, a)| eval(known, e, binds, mapping)?.coerce(a.kind)).collect();
             Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
         }
     }

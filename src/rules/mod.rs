@@ -5,6 +5,7 @@ pub mod facts;
 pub mod lang;
 mod parse;
 pub mod sexpr;
+pub mod text;
 pub mod vocab;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub enum RuleError {
 #[derive(Clone, Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    banned: Vec<Rule>,
     sources: BTreeMap<String, String>,
 }
 
@@ -73,7 +75,11 @@ impl RuleSet {
                 Err(errors) => rendered.extend(errors.iter().map(|e| e.render(text))),
             }
         }
-        if rendered.is_empty() { Ok(RuleSet { rules, sources }) } else { Err(RuleError::Invalid(rendered)) }
+        if rendered.is_empty() {
+            Ok(RuleSet { rules, banned: vec![], sources })
+        } else {
+            Err(RuleError::Invalid(rendered))
+        }
     }
 
     /// The bundled rules.
@@ -84,6 +90,11 @@ impl RuleSet {
     /// Every rule, in file order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The rules that were removed by [`RuleSet::ban`].
+    pub fn banned(&self) -> &[Rule] {
+        &self.banned
     }
 
     /// The text of a file.
@@ -110,7 +121,7 @@ impl RuleSet {
                 let hint = close.map_or(String::new(), |r| format!(" (`{}`?)", r.name));
                 return Err(RuleError::NoSuchRule { name: name.clone(), hint });
             }
-            self.rules.retain(|r| r.name != *name);
+            self.banned.extend(self.rules.extract_if(.., |r| r.name == *name));
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::mem::Discriminant;
 use egg::{Id, Language};
 use smallvec::SmallVec;
 
-pub use crate::ir::OpRef;
 use crate::ir::Op;
+pub use crate::ir::OpRef;
 
 /// An e-node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

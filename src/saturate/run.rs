@@ -117,7 +117,7 @@ pub struct Known {
 }
 
 impl Known {
-    fn of(f: &Facts) -> Known {
+    pub(super) fn of(f: &Facts) -> Known {
         Known { replicated: !f.varies_over_tp, weight: f.weight, leaf: f.leaf, free: f.free }
     }
 }
@@ -295,7 +295,7 @@ fn apply(
     made: &mut Vec<(ENode, Arc<Provenance>)>,
 ) -> Result<bool, RuleConflict> {
     let before = eg.nodes().len();
-    let bound = m.binds.len();
+    let mut named: SmallVec<[usize; 4]> = SmallVec::new();
     let mut fresh: SmallVec<[ENode; 4]> = SmallVec::new();
     let mut unions: SmallVec<[(Id, Id); 4]> = SmallVec::new();
     let facts = |eg: &Graph, m: &Match| -> Vec<Option<Known>> {
@@ -303,7 +303,7 @@ fn apply(
             Some(Bind::Class(id)) => Some(Known::of(&eg[*id].data)),
             _ => None,
         };
-        m.binds[..bound].iter().map(known).collect()
+        m.binds.iter().map(known).collect()
     };
     for (target, template) in &rule.yields {
         let Some(id) = instantiate(eg, template, m, mapping, &mut fresh) else { break };
@@ -311,10 +311,15 @@ fn apply(
             Target::Root => unions.push((m.root, id)),
             Target::Var(v) => match &m.binds[*v] {
                 Some(Bind::Class(c)) => unions.push((*c, id)),
-                _ => m.binds[*v] = Some(Bind::Class(id)),
+                _ => {
+                    m.binds[*v] = Some(Bind::Class(id));
+                    named.push(*v);
+                }
             },
         }
     }
+    // What the right side names is no part of the match.
+    named.into_iter().for_each(|v| m.binds[v] = None);
     if !fresh.is_empty() {
         let id = made.last().map_or(0, |(_, p)| p.id + 1);
         let (covers, binds) = (m.covers.clone(), m.binds.clone());

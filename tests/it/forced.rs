@@ -126,7 +126,8 @@ impl Builder<'_> {
         };
         self.taken.insert(name.clone());
         let stage = if leaf { None } else { data.stage.map(|s| s as usize) };
-        let node = Node { op, inputs, types: data.types.to_vec(), name, origin: vec![], rules: vec![], stage };
+        let node =
+            Node { op, inputs, types: data.types.to_vec(), name, origin: vec![], rules: vec![], why: None, stage };
         let id = self.out.push(node);
         self.map.insert(class, id);
         id

@@ -208,7 +208,16 @@ fn stub(graph: &Graph) -> Graph {
         let value = Literal::scalar(DType::F32, 0.0);
         let types = vec![TensorType { dtype: DType::F32, shape: Vec::<Dim>::new() }];
         let op = Op::Const { value };
-        let node = Node { op, inputs: vec![], types, name: o.name.clone(), origin: vec![], rules: vec![], stage: None };
+        let node = Node {
+            op,
+            inputs: vec![],
+            types,
+            name: o.name.clone(),
+            origin: vec![],
+            rules: vec![],
+            why: None,
+            stage: None,
+        };
         let id = out.push(node);
         out.output(&o.name, id);
     }

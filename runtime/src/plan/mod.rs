@@ -242,6 +242,9 @@ pub struct Step {
     /// Names of the rules that led to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
+    /// The entry of the compiler's record that derives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<u32>,
 }
 
 /// Storage that several values use one after the other.

@@ -47,7 +47,7 @@ impl Builder {
 
     pub(crate) fn step(&mut self, op: Op, inputs: &[ValueId], outputs: &[Option<ValueId>]) {
         let (inputs, outputs) = (inputs.to_vec(), outputs.to_vec());
-        self.0.steps.push(Step { op, inputs, outputs, origin: vec![], rules: vec![] });
+        self.0.steps.push(Step { op, inputs, outputs, origin: vec![], rules: vec![], why: None });
     }
 
     /// A step with one result.

@@ -290,4 +290,3 @@ fn mentions(d: &Datum, out: &mut BTreeSet<String>) {
         _ => {}
     }
 }
-

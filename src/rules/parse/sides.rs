@@ -147,7 +147,14 @@ impl RuleParser<'_> {
         }
         let args: Vec<_> = rest.iter().map(|a| self.pattern(a, None)).collect();
         let args = args.into_iter().collect::<Option<Vec<_>>>()?;
-        Some(Pattern::Op(Box::new(OpPattern { var, head: Head::Class(f?, class), attrs: vec![], args, optional: vec![], rest: None })))
+        Some(Pattern::Op(Box::new(OpPattern {
+            var,
+            head: Head::Class(f?, class),
+            attrs: vec![],
+            args,
+            optional: vec![],
+            rest: None,
+        })))
     }
 
     fn operator(&mut self, head: &Datum) -> Option<&'static OpInfo> {
