@@ -110,7 +110,9 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             1 => ty(DType::I64, vec![limit - start]),
             _ => match (start.as_const(), limit.as_const()) {
                 (Some(a), Some(b)) => {
-                    let n = (b - a + step - step.signum()) / step;
+                    let (span, step) = (i128::from(b) - i128::from(a), i128::from(*step));
+                    let n = i64::try_from((span + step - step.signum()) / step);
+                    let n = n.map_err(|_| InferError::from("`range` of too many elements".to_owned()))?;
                     ty(DType::I64, vec![Dim::from(n.max(0))])
                 }
                 _ => fail("`range` with a step other than 1 needs constant bounds"),
@@ -272,7 +274,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             let span = end - start;
             shape[a] = match (span.as_const(), step) {
                 (_, 1) => span,
-                (Some(n), s) if *s > 1 => Dim::from((n + s - 1) / s),
+                (Some(n), s) if *s > 1 => Dim::from(n / s + i64::from(n % s > 0)),
                 _ => return fail("`slice` needs step 1, or a positive step and constant bounds"),
             };
             if let (Some(s), Some(e), Some(n)) = (start.as_const(), end.as_const(), x[0].shape[a].as_const())

@@ -23,6 +23,8 @@ mod forced;
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
+/// The evaluator in f64 against the kernels, ONNX Runtime and closed forms.
+mod reference;
 /// Rule files with mistakes: all of them are reported, with their places.
 mod rule_errors;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.

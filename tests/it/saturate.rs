@@ -11,29 +11,30 @@ use std::path::Path;
 use sinter::cost::CostModel;
 use sinter::extract;
 use sinter::import::{Weight, Weights};
-use sinter::ir::{self, DType, Dim, Graph, Literal, Node, Op, TensorType};
+use sinter::ir::{self, Bindings, DType, Dim, Graph, Literal, Node, Op, TensorType};
 use sinter::lower;
+use sinter::pipeline::CompileConfig;
 use sinter::rules::Phase;
 use sinter::saturate::{self, StopReason};
 use sinter_runtime::compare::{Tolerance, compare};
 use sinter_runtime::tensor::Tensor;
 
-use crate::{fixtures, forced};
+use crate::{fixtures, forced, reference};
 
-struct Case {
+pub(crate) struct Case {
     name: String,
-    tp: usize,
+    pub(crate) tp: usize,
     pp: usize,
     phases: Vec<Phase>,
     banned: Vec<String>,
     fires: Option<String>,
     blocked: Option<String>,
-    not_executed: Option<String>,
-    graph: Graph,
+    pub(crate) not_executed: Option<String>,
+    pub(crate) graph: Graph,
 }
 
 impl Case {
-    fn read(path: &Path) -> Result<Case, String> {
+    pub(crate) fn read(path: &Path) -> Result<Case, String> {
         let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let header: BTreeMap<&str, &str> = text
@@ -60,12 +61,17 @@ impl Case {
             name,
         })
     }
+
+    /// The configuration under which the case is compiled.
+    pub(crate) fn config(&self) -> CompileConfig {
+        fixtures::config(self.tp, self.pp)
+    }
 }
 
 /// Runs the phases of a case, checks what fired and that all forms of the program compute the same, and
 /// returns the text of the extracted graph and of that with the rule's terms.
 fn check(case: &Case) -> Result<String, String> {
-    let mut config = fixtures::config(case.tp, case.pp);
+    let mut config = case.config();
     config.rules.ban(&case.banned).map_err(|e| e.to_string())?;
     let cost = CostModel::new(config.device.clone(), config.mapping, config.objective, &case.graph);
     let mut program = saturate::load(&case.graph);
@@ -98,7 +104,9 @@ fn check(case: &Case) -> Result<String, String> {
         return Ok(text);
     }
     let expected = execute(case, &case.graph, &cost)?;
-    agree("extracted", &execute(case, &found.graph, &cost)?, &expected)?;
+    let got = execute(case, &found.graph, &cost)?;
+    agree("extracted", &got, &expected)?;
+    agree("extracted, evaluated", &reference::evaluate(case, &found.graph)?, &got)?;
     if let Some(rule) = &case.fires {
         let (graph, uses) = forced::forced(&program, &case.graph, rule);
         ir::verify(&graph).map_err(|e| format!("forced: {e}"))?;
@@ -108,6 +116,7 @@ fn check(case: &Case) -> Result<String, String> {
         }
         let got = execute(case, &graph, &cost).map_err(|e| format!("forced: {e}\n{}", ir::print(&graph)))?;
         agree("forced", &got, &expected).map_err(|e| format!("{e}\n{}", ir::print(&graph)))?;
+        agree("forced, evaluated", &reference::evaluate(case, &graph)?, &got)?;
         // Larger cases show the whole, and what was extracted anyway is not shown twice.
         if case.name == *rule && operators(&graph) != operators(&found.graph) {
             text += &format!("\n; with the terms of {rule}\n{}", ir::print(&graph));
@@ -123,7 +132,7 @@ fn operators(graph: &Graph) -> Vec<String> {
     out
 }
 
-fn agree(what: &str, got: &[(String, Tensor)], expected: &[(String, Tensor)]) -> Result<(), String> {
+pub(crate) fn agree(what: &str, got: &[(String, Tensor)], expected: &[(String, Tensor)]) -> Result<(), String> {
     for ((name, a), (_, b)) in got.iter().zip(expected) {
         let c = compare(a, b, Tolerance::of(b.dtype));
         if !c.pass {
@@ -139,10 +148,10 @@ fn agree(what: &str, got: &[(String, Tensor)], expected: &[(String, Tensor)]) ->
 }
 
 /// A small generator with a fixed seed (xorshift64*).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -170,12 +179,19 @@ impl Random {
     }
 }
 
-/// Executes a graph on all ranks of the case's mapping. Symbols are bound to 2 and 3 in turn.
-fn execute(case: &Case, graph: &Graph, cost: &CostModel) -> Result<Vec<(String, Tensor)>, String> {
+/// What a case is executed on.
+pub(crate) struct Data {
+    pub(crate) bindings: Bindings,
+    pub(crate) inputs: BTreeMap<String, Tensor>,
+    pub(crate) weights: Weights,
+}
+
+/// Random data for a case. Symbols are bound to 2 and 3 in turn.
+pub(crate) fn data(case: &Case) -> Data {
     let mut symbols = BTreeSet::new();
     let dims = case.graph.nodes().flat_map(|(_, n)| n.types.iter().flat_map(|t| t.shape.iter()));
     dims.for_each(|d| d.collect_symbols(&mut symbols));
-    let bindings = symbols.into_iter().enumerate().map(|(i, s)| (s, 2 + i as i64 % 2)).collect();
+    let bindings: Bindings = symbols.into_iter().enumerate().map(|(i, s)| (s, 2 + i as i64 % 2)).collect();
     let extents =
         |t: &TensorType| -> Vec<usize> { t.shape.iter().map(|d| d.eval(&bindings).unwrap() as usize).collect() };
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
@@ -192,7 +208,13 @@ fn execute(case: &Case, graph: &Graph, cost: &CostModel) -> Result<Vec<(String, 
             _ => {}
         }
     }
-    let mapping = fixtures::config(case.tp, case.pp).mapping;
+    Data { bindings, inputs, weights }
+}
+
+/// Executes a graph on all ranks of the case's mapping.
+pub(crate) fn execute(case: &Case, graph: &Graph, cost: &CostModel) -> Result<Vec<(String, Tensor)>, String> {
+    let Data { inputs, weights, .. } = data(case);
+    let mapping = case.config().mapping;
     let plan = lower::lower(graph, &stub(graph), mapping, cost).map_err(|e| e.to_string())?;
     Ok(fixtures::run(&plan, &weights, &inputs))
 }

@@ -97,6 +97,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The facts of the analysis tell what each stage may compute for itself.
     ("partition", &["cost", "ir", "saturate"]),
     ("lower", &["cost", "import", "ir"]),
+    ("check", &["cost", "diag", "extract", "ir", "lower", "import", "rules", "saturate"]),
     ("rules", &["diag", "ir"]),
     ("cost", &["ir"]),
     ("ir", &[]),

@@ -1,0 +1,3 @@
+//! Check: rules and cases are judged by evaluation.
+
+pub mod eval;
