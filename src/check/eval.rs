@@ -51,6 +51,8 @@ pub type PerRank = Vec<Arc<Array>>;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("`{node}` ({op}): {reason}")]
 pub struct EvalError {
+    /// The node; `None` where the graph as a whole is refused.
+    pub id: Option<NodeId>,
     /// Name of the node.
     pub node: String,
     /// Its operator.
@@ -220,7 +222,7 @@ impl<'a> Evaluator<'a> {
     /// rank, an array.
     pub fn run(mut self) -> std::result::Result<Vec<Vec<PerRank>>, EvalError> {
         let graph = self.graph;
-        let whole = |reason| EvalError { node: graph.name.clone(), op: "graph", reason };
+        let whole = |reason| EvalError { id: None, node: graph.name.clone(), op: "graph", reason };
         if self.tp == 0 || self.tp > MAX_RANKS {
             return Err(whole(Reason::Unsupported(format!("a column of {} ranks", self.tp))));
         }
@@ -231,7 +233,7 @@ impl<'a> Evaluator<'a> {
         let mut left = MAX_TOTAL;
         for (id, node) in graph.nodes() {
             let made = self.node(id, node, &values, &mut left);
-            let error = |reason| EvalError { node: node.name.clone(), op: node.op.name(), reason };
+            let error = |reason| EvalError { id: Some(id), node: node.name.clone(), op: node.op.name(), reason };
             values.push(made.map_err(error)?);
         }
         Ok(values)

@@ -1,10 +1,11 @@
-//! `sinter rules`: list the rules.
+//! `sinter rules`: list and verify the rules.
 
 use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Outcome, RuleOptions, print};
+use super::{Failure, Outcome, RuleOptions, print, say};
+use crate::check::{Verdict, VerifyConfig, refusal, verify};
 
 /// Options of `sinter rules`.
 #[derive(Debug, Args)]
@@ -20,10 +21,33 @@ enum Command {
         #[command(flatten)]
         rules: RuleOptions,
     },
+    /// Evaluate both sides of rules on random tensors and simulated ranks.
+    Verify(VerifyOptions),
+}
+
+#[derive(Debug, Args)]
+struct VerifyOptions {
+    #[command(flatten)]
+    rules: RuleOptions,
+    /// Verify this rule only; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    rule: Vec<String>,
+    /// Seed of the random choices.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Instances that must agree, for each rule.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    instances: u32,
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
-    let Command::List { rules } = &o.command;
+    match &o.command {
+        Command::List { rules } => list(rules),
+        Command::Verify(o) => verify_all(o),
+    }
+}
+
+fn list(rules: &RuleOptions) -> Result<Outcome, Failure> {
     let rules = rules.load()?;
     let width = rules.rules().iter().map(|r| r.name.len()).max().unwrap_or(0);
     let mut out = String::new();
@@ -32,4 +56,30 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     }
     print(&out)?;
     Ok(Outcome::Done)
+}
+
+fn verify_all(o: &VerifyOptions) -> Result<Outcome, Failure> {
+    let rules = o.rules.load()?;
+    for name in &o.rule {
+        rules.get(name)?;
+    }
+    let config = VerifyConfig { instances: o.instances as usize, seed: o.seed, ..VerifyConfig::standard() };
+    let chosen = rules.rules().iter().filter(|r| o.rule.is_empty() || o.rule.contains(&r.name));
+    let (mut held, mut refused) = (0, 0);
+    for rule in chosen {
+        let start = std::time::Instant::now();
+        let verdict = verify(rule, None, config);
+        match (&verdict, refusal(&rules, rule, &verdict)) {
+            (Verdict::Holds { instances }, _) => {
+                held += 1;
+                print(&format!("ok  {}: {instances} instances {:?}\n", rule.name, start.elapsed()))?;
+            }
+            (_, text) => {
+                refused += 1;
+                say(&text.unwrap_or_default());
+            }
+        }
+    }
+    print(&format!("{held} rules hold, {refused} are refused\n"))?;
+    Ok(if refused == 0 { Outcome::Done } else { Outcome::CheckFailed })
 }

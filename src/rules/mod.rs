@@ -113,14 +113,19 @@ impl RuleSet {
         self.rules.iter().filter(|r| r.phase == phase).collect()
     }
 
+    /// A rule by name.
+    pub fn get(&self, name: &str) -> Result<&Rule, RuleError> {
+        self.rules.iter().find(|r| r.name == name).ok_or_else(|| {
+            let close = self.rules.iter().find(|r| r.name.contains(name) || name.contains(&r.name));
+            let hint = close.map_or(String::new(), |r| format!(" (`{}`?)", r.name));
+            RuleError::NoSuchRule { name: name.to_owned(), hint }
+        })
+    }
+
     /// Removes rules by name.
     pub fn ban(&mut self, names: &[String]) -> Result<(), RuleError> {
         for name in names {
-            if !self.rules.iter().any(|r| r.name == *name) {
-                let close = self.rules.iter().find(|r| r.name.contains(name.as_str()) || name.contains(&r.name));
-                let hint = close.map_or(String::new(), |r| format!(" (`{}`?)", r.name));
-                return Err(RuleError::NoSuchRule { name: name.clone(), hint });
-            }
+            self.get(name)?;
             self.banned.extend(self.rules.extract_if(.., |r| r.name == *name));
         }
         Ok(())

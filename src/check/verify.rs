@@ -1,0 +1,386 @@
+//! Verification of rules: both sides are evaluated on random instances, on simulated ranks.
+//!
+//! An instance takes every variable of the rule as a random tensor: equal on all ranks or different,
+//! of any element type, with odd, prime and divisible extents. Both sides must have equal types and
+//! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64, and
+//! with each result rounded to its element type wherever the left side is accurate there.
+
+use std::sync::Arc;
+
+use super::eval::{Array, Evaluator, Reason, Rounding};
+use super::generate::{Instance, Miss, Trial, attempt};
+use super::hints::hints;
+use super::random::Random;
+use super::shapes::LEVELS;
+use crate::ir::{DType, NodeId, Op, TensorType};
+use crate::rules::Rule;
+use crate::rules::lang::{Head, Pattern};
+use sinter_runtime::compare::Tolerance;
+
+/// How thoroughly to verify.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyConfig {
+    /// Instances that must agree.
+    pub instances: usize,
+    /// Most attempts at instances.
+    pub attempts: usize,
+    /// Seed of all random choices.
+    pub seed: u64,
+}
+
+impl VerifyConfig {
+    /// What the command line uses unless told otherwise.
+    pub fn standard() -> VerifyConfig {
+        VerifyConfig { instances: 60, attempts: 30_000, seed: 1 }
+    }
+}
+
+/// What verification found out about a rule.
+#[derive(Debug)]
+pub enum Verdict {
+    /// All instances agree.
+    Holds {
+        /// How many there were.
+        instances: usize,
+    },
+    /// The smallest instance found on which the sides differ.
+    Wrong(Box<CounterExample>),
+    /// No instance was found, or too few: the rule was not tested.
+    Untested {
+        /// Instances that agree.
+        instances: usize,
+        /// Attempts that were made.
+        attempts: usize,
+        /// The guard, by number, or what else prevented most of the others.
+        obstacle: Obstacle,
+    },
+}
+
+/// What prevented instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The left side never had a type.
+    Types,
+    /// This guard did not hold.
+    Guard(usize),
+    /// The right side had no type.
+    Right(String),
+    /// The left side gave no finite number.
+    Values,
+}
+
+/// An instance on which a rule is wrong.
+#[derive(Debug)]
+pub struct CounterExample {
+    /// The program.
+    pub instance: Instance,
+    /// By node, by result, by rank, where it could be evaluated.
+    pub values: Vec<Vec<Vec<Arc<Array>>>>,
+    /// What is wrong.
+    pub finding: Finding,
+}
+
+/// How the two sides of an equation differ.
+#[derive(Clone, Debug)]
+pub enum Finding {
+    /// In element type or shape.
+    Types {
+        /// Types of the left side.
+        left: String,
+        /// Types of the right side.
+        right: String,
+    },
+    /// In the pipeline stage that holds the value.
+    Stages {
+        /// Stage of the left side.
+        left: i64,
+        /// Stage of the right side.
+        right: i64,
+    },
+    /// In an element.
+    Values {
+        /// Which equation of the rule.
+        pair: usize,
+        /// The tp rank.
+        rank: usize,
+        /// Index of the element.
+        index: Vec<usize>,
+        /// Its value on the left side.
+        left: f64,
+        /// Its value on the right side.
+        right: f64,
+        /// Whether results were rounded to their element types.
+        rounded: bool,
+    },
+    /// The right side cannot be evaluated where the left side can.
+    Fails(String),
+}
+
+/// Mesh sizes in turn. On one rank sharding rules are to be inert or true as well.
+const MESHES: [usize; 8] = [2, 3, 2, 4, 2, 3, 4, 1];
+/// Attempts at a smaller counter-example, once there is one.
+const SHRINK: usize = 1500;
+/// Relative to the largest number that occurs; f64 has 2e-16.
+const EXACT: f64 = 1e-10;
+
+/// Verifies a rule. Guards of `:when` are left out, for they must not be needed; `without` leaves out a
+/// further one, by number.
+pub fn verify(rule: &Rule, without: Option<usize>, config: VerifyConfig) -> Verdict {
+    let hints = hints(rule, without);
+    let mut random = Random::new(config.seed);
+    let turns = if has_class(&rule.pattern) { TURNS } else { 1 };
+    let wanted = config.instances * turns.min(4);
+    let (mut instances, mut by_mesh) = (0, [0usize; 5]);
+    let mut misses = std::collections::BTreeMap::new();
+    let mut worst: Option<(usize, CounterExample)> = None;
+    let mut left = config.attempts;
+    let mut tried = 0;
+    while left > 0 {
+        left -= 1;
+        tried += 1;
+        let level = match &worst {
+            Some(_) => 0,
+            None if tried % 4 == 0 => random.below(LEVELS),
+            None => (tried * LEVELS / 600).min(LEVELS - 1),
+        };
+        let tp = match &worst {
+            Some(_) if tried % 3 != 0 => 2,
+            _ => MESHES[tried % MESHES.len()],
+        };
+        let trial = Trial { tp, level, turn: tried / MESHES.len(), without };
+        let instance = match attempt(rule, &hints, trial, &mut random) {
+            Ok(i) => i,
+            Err(m) => {
+                *misses.entry(m).or_insert(0usize) += 1;
+                continue;
+            }
+        };
+        match judge(instance, &mut random) {
+            Judgement::Agrees => {
+                instances += 1;
+                by_mesh[tp.min(4)] += 1;
+            }
+            Judgement::Useless => *misses.entry(Miss::Untyped).or_insert(0) += 0,
+            Judgement::Wrong(c) => {
+                let size = size(&c);
+                if worst.is_none() {
+                    left = left.min(SHRINK);
+                }
+                if worst.as_ref().is_none_or(|(s, _)| size < *s) {
+                    worst = Some((size, *c));
+                }
+            }
+        }
+        let spread = (2..=4).all(|m| by_mesh[m] * 8 >= wanted) && tried >= 40 * turns;
+        if worst.is_none() && instances >= wanted && spread {
+            return Verdict::Holds { instances };
+        }
+    }
+    if let Some((_, c)) = worst {
+        return Verdict::Wrong(Box::new(c));
+    }
+    if instances * 4 >= config.instances {
+        return Verdict::Holds { instances };
+    }
+    // What comes last in the life of an attempt says most about it.
+    let obstacle = match misses.iter().max_by_key(|(m, n)| (rank(m), **n)) {
+        Some((Miss::Right(why), _)) => Obstacle::Right(why.clone()),
+        Some((Miss::Guard(i), _)) => Obstacle::Guard(*i),
+        _ if instances > 0 => Obstacle::Values,
+        _ => Obstacle::Types,
+    };
+    Verdict::Untested { instances, attempts: tried, obstacle }
+}
+
+/// Operators that take turns for a class; at least the number of binary ones.
+const TURNS: usize = 24;
+
+fn rank(m: &Miss) -> usize {
+    match m {
+        Miss::Untyped => 0,
+        Miss::Guard(i) => 1 + i,
+        Miss::Right(_) => usize::MAX,
+    }
+}
+
+fn has_class(p: &Pattern) -> bool {
+    match p {
+        Pattern::Op(o) => matches!(o.head, Head::Class(..)) || o.args.iter().any(has_class),
+        _ => false,
+    }
+}
+
+enum Judgement {
+    Agrees,
+    /// Nothing can be learned from it.
+    Useless,
+    Wrong(Box<CounterExample>),
+}
+
+fn judge(instance: Instance, random: &mut Random) -> Judgement {
+    let finding = |instance, values, finding| Judgement::Wrong(Box::new(CounterExample { instance, values, finding }));
+    let text = |ts: &[TensorType]| ts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let leaves = data(&instance, random);
+    let facts = |n: NodeId| &instance.facts[n.index()];
+    let types = instance.pairs.iter().find(|(l, r)| facts(*l).types != facts(*r).types);
+    let stages = instance.pairs.iter().find_map(|(l, r)| match (facts(*l).stage, facts(*r).stage) {
+        (Some(a), Some(b)) if a != b => Some((a, b)),
+        _ => None,
+    });
+    let run = |rounding| {
+        let mut e = Evaluator::new(&instance.graph, instance.mapping.tp, &instance.bindings, rounding);
+        leaves.iter().for_each(|(n, a)| e.set(*n, a.clone()));
+        if rounding == Rounding::Exact {
+            instance.exact.iter().for_each(|(n, x)| {
+                let shape: Vec<usize> =
+                    instance.graph.node(*n).ty().shape.iter().map(|d| d.as_const().unwrap_or(1) as usize).collect();
+                let len = shape.iter().product();
+                e.set(*n, Array { shape, data: vec![*x; len] });
+            });
+        }
+        e.run()
+    };
+    if let Some((l, r)) = types {
+        let found = Finding::Types { left: text(&facts(*l).types), right: text(&facts(*r).types) };
+        return finding(instance, vec![], found);
+    }
+    let exact = match run(Rounding::Exact) {
+        Ok(v) => v,
+        // A left side that cannot be evaluated says nothing about the right one.
+        Err(e) if e.id.is_none_or(|n| n.index() < instance.n_left) => return Judgement::Useless,
+        Err(e) if matches!(e.reason, Reason::TooLarge(..) | Reason::Inexact | Reason::Unsupported(..)) => {
+            return Judgement::Useless;
+        }
+        Err(e) => {
+            let found = Finding::Fails(e.to_string());
+            return finding(instance, vec![], found);
+        }
+    };
+    if let Some((left, right)) = stages {
+        return finding(instance, exact, Finding::Stages { left, right });
+    }
+    let all = || exact.iter().flatten().flatten().flat_map(|a| &a.data);
+    let scale = all().map(|x| x.abs()).filter(|x| x.is_finite()).fold(0.0, f64::max);
+    let mut finite = false;
+    for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
+        for (rank, (a, b)) in exact[l.index()].iter().flatten().zip(exact[r.index()].iter().flatten()).enumerate() {
+            finite |= a.data.iter().any(|x| x.is_finite());
+            if let Some(i) = differs(&a.data, &b.data, EXACT * scale) {
+                let rank = rank % instance.mapping.tp;
+                let (left, right) = (a.data[i], b.data[i]);
+                let index = unravel(i, &a.shape);
+                let found = Finding::Values { pair, rank, index, left, right, rounded: false };
+                return finding(instance, exact, found);
+            }
+        }
+    }
+    if !finite && !instance.pairs.is_empty() {
+        return Judgement::Useless;
+    }
+    if let Ok(rounded) = run(Rounding::Storage)
+        && let Some(found) = less_accurate(&instance, &exact, &rounded, scale)
+    {
+        return finding(instance, rounded, found);
+    }
+    Judgement::Agrees
+}
+
+/// An element that the right side gets wrong when results are rounded, and the left side does not.
+fn less_accurate(
+    instance: &Instance,
+    exact: &[Vec<Vec<Arc<Array>>>],
+    rounded: &[Vec<Vec<Arc<Array>>>],
+    scale: f64,
+) -> Option<Finding> {
+    // The coarsest element type on the left decides what accurate means.
+    let dtypes = instance.graph.nodes().take(instance.n_left).flat_map(|(_, n)| n.types.iter().map(|t| t.dtype));
+    let tolerances = dtypes.filter(|d| d.is_float()).map(Tolerance::of);
+    let allowed = tolerances.map(|t| t.abs.max(t.rel)).fold(1e-6, f64::max) * scale;
+    for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
+        if !instance.graph.node(l).types.first().is_some_and(|t| t.dtype.is_float()) {
+            continue;
+        }
+        let ranks = |v: &[Vec<Vec<Arc<Array>>>], n: NodeId| v[n.index()].iter().flatten().cloned().collect::<Vec<_>>();
+        let (want, left, right) = (ranks(exact, l), ranks(rounded, l), ranks(rounded, r));
+        for (rank, ((want, left), right)) in want.iter().zip(&left).zip(&right).enumerate() {
+            if differs(&want.data, &left.data, allowed / 4.0).is_some() {
+                continue;
+            }
+            if let Some(i) = differs(&want.data, &right.data, allowed) {
+                return Some(Finding::Values {
+                    pair,
+                    rank: rank % instance.mapping.tp,
+                    index: unravel(i, &want.shape),
+                    left: left.data[i],
+                    right: right.data[i],
+                    rounded: true,
+                });
+            }
+        }
+    }
+    None
+}
+
+/// The first element that differs by more than is allowed. NaN equals NaN, an infinity itself.
+fn differs(a: &[f64], b: &[f64], allowed: f64) -> Option<usize> {
+    if a.len() != b.len() {
+        return Some(0);
+    }
+    a.iter().zip(b).position(|(x, y)| {
+        let equal = x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= allowed;
+        !equal
+    })
+}
+
+fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (x, &d) in index.iter_mut().zip(shape).rev() {
+        *x = i.checked_rem(d).unwrap_or(0);
+        i = i.checked_div(d).unwrap_or(0);
+    }
+    index
+}
+
+/// Numbers for the leaves: multiples of 1/64 that every floating-point type holds exactly, of one kind per leaf.
+fn data(instance: &Instance, random: &mut Random) -> Vec<(NodeId, Array)> {
+    let mut out = vec![];
+    let positive = random.chance(35);
+    for (id, n) in instance.graph.nodes() {
+        if !matches!(n.op, Op::Input { .. } | Op::Weight { .. }) {
+            continue;
+        }
+        let t = n.ty();
+        let shape: Vec<usize> = t
+            .shape
+            .iter()
+            .map(|d| d.eval(&instance.bindings).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
+            .collect();
+        let len = shape.iter().product();
+        let kind = random.below(10);
+        let power = random.below(13) as i32 - 6;
+        let mut number = || match t.dtype {
+            DType::Bool => random.below(2) as f64,
+            d if !d.is_float() => random.below(4) as f64 - 1.0,
+            _ => {
+                let x = random.below(256) as f64 / 64.0 - 2.0;
+                match kind {
+                    _ if positive => (x.abs() + 0.125) * if kind == 0 { 2f64.powi(power) } else { 1.0 },
+                    0 => x * 2f64.powi(power),
+                    1 => x.round(),
+                    _ => x,
+                }
+            }
+        };
+        out.push((id, Array { shape, data: (0..len).map(|_| number()).collect() }));
+    }
+    out
+}
+
+/// How much there is to read in a counter-example.
+fn size(c: &CounterExample) -> usize {
+    let i = &c.instance;
+    let leaves = i.graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. } | Op::Weight { .. }));
+    let elements: i64 = leaves.filter_map(|(_, n)| n.ty().elements().eval(&i.bindings).ok()).sum();
+    let symbols = if i.bindings.is_empty() { 0 } else { 8 };
+    usize::try_from(elements).unwrap_or(usize::MAX / 2) + 4 * i.graph.len() + 4 * i.mapping.tp + symbols
+}
