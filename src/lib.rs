@@ -27,6 +27,8 @@ pub mod extract;
 
 pub mod lower;
 
+pub mod diff;
+
 pub mod pipeline;
 
 pub mod cli;
