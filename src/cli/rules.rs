@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Outcome, RuleOptions, print};
+use super::options::RuleOptions;
+use super::{Failure, Outcome, print};
 
 /// Options of `sinter rules`.
 #[derive(Debug, Args)]

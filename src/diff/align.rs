@@ -223,7 +223,7 @@ impl<'a> Align<'a> {
         let readers = &self.b.uses[b.index()];
         for (u, slot) in self.a.uses[a.index()].iter().take(MAX_READERS) {
             let Some(t) = self.a.twin[u.index()] else { continue };
-            known += usize::from(readers.iter().any(|r| *r == (t, *slot)));
+            known += usize::from(readers.contains(&(t, *slot)));
         }
         Some(known)
     }

@@ -46,7 +46,7 @@ impl Numbers {
             return numbers;
         }
         let n = self.of(essence(&node.op), operands);
-        if node.types.len() == 1 {
+        if node.types.len() <= 1 {
             return vec![n];
         }
         (0..node.types.len()).map(|i| self.of(Op::Get { index: i as i64 }, vec![n])).collect()

@@ -88,7 +88,7 @@ impl Hunk {
             (false, false) => format!("{before} -> {after}"),
             _ => before + &after,
         };
-        let mut out = format!("{mark:<9}{body}");
+        let mut out = format!("{mark:<8} {body}");
         let names: Vec<&str> = self.names().collect();
         // Where operators have their own names, the site needs none.
         let named = one.is_some_and(|s| !s.before.is_empty() || !s.after.is_empty());

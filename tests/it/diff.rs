@@ -6,7 +6,8 @@ use sinter::diff::{Diff, Kind, diff};
 use sinter::ir::{self, Graph};
 use sinter::pipeline::compile;
 
-use crate::fixtures;
+use crate::cli::{check as ends, check_keys, sinter_in_ci, workplace};
+use crate::{cli, fixtures};
 
 fn graph(text: &str) -> Result<Graph, String> {
     let g = ir::parse(text).map_err(|e| e.to_string())?;
@@ -153,4 +154,133 @@ fn another_mesh_changes_few_lines() {
     let dir = fixtures::model("qwen3-dynamo-op18-past");
     let d = diff(&without(&dir, &[], 1, 1), &without(&dir, &[], 2, 1));
     insta::assert_snapshot!(d.text(false));
+}
+
+const MESH: [&str; 4] = ["--tp", "2", "--pp", "2"];
+const MODEL: &str = "model/model.onnx";
+
+#[test]
+fn plans_are_compared() {
+    let temp = workplace();
+    let dir = temp.path();
+    let plan = |name: &str, more: &[&str]| {
+        ends(dir, 0, &[&["optimize", MODEL, "-o", name], more].concat());
+    };
+    plan("full", &MESH);
+    plan("lost", &[&MESH[..], &["--no-rule", "ar-residual-rms-norm", "--no-rule", "add-rms-norm"]].concat());
+    plan("flat", &["--tp", "2"]);
+    assert_eq!(ends(dir, 0, &["diff", "full", "full"]).stdout, "no difference\n");
+    let lost = ends(dir, 1, &["diff", "full", "lost"]);
+    let flat = ends(dir, 1, &["diff", "full", "flat"]);
+    let stat = ends(dir, 1, &["diff", "full", "lost", "--stat"]);
+    insta::assert_snapshot!(format!("{}## flat\n{}## stat\n{}", lost.stdout, flat.stdout, stat.stdout));
+    // The stages of a plan are the program that the plan was made from.
+    ends(dir, 0, &[&["diff", "full", MODEL, "--stage", "extract"], &MESH[..]].concat());
+    ends(dir, 0, &[&["snapshot", MODEL, "kept.sir"], &MESH[..]].concat());
+    ends(dir, 0, &["diff", "full", "kept.sir"]);
+    ends(dir, 1, &["diff", "kept.sir", "lost", "--full"]);
+    ends(dir, 1, &["diff", "kept.sir", "full/stage0.sir"]);
+
+    ends(dir, 1, &["diff", "full", "lost", "--report", "report.json"]);
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.join("report.json")).unwrap()).unwrap();
+    let keys = ["schema", "equal", "notes", "ops.before", "ops.after", "fused.before", "fused.after"];
+    check_keys(&report, &keys);
+    let keys = ["kind", "stage", "before", "after", "names", "count"].map(|k| format!("hunks[].{k}"));
+    check_keys(&report, &keys.each_ref().map(String::as_str));
+    assert_eq!(report["equal"], false);
+    assert_eq!(report["hunks"][0]["kind"], "fusion-lost");
+    assert_eq!(report["fused"]["before"], 6);
+    assert_eq!(report["fused"]["after"], 2);
+    let ended = ends(dir, 0, &["diff", "full", "full", "--report", "-"]);
+    assert!(ended.stdout.starts_with('{') && ended.stderr == "no difference\n", "{}", ended.stderr);
+}
+
+#[test]
+fn snapshots_keep_a_graph_under_review() {
+    let temp = workplace();
+    let dir = temp.path();
+    let args = |more: &[&'static str]| [&["snapshot", MODEL, "kept.sir", "--tp", "2"], more].concat();
+    let kept = || std::fs::read_to_string(dir.join("kept.sir")).ok();
+    // In CI a missing file is a failed check.
+    let ended = sinter_in_ci(dir, &args(&[]));
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("check failed: there is no snapshot kept.sir"), "{}", ended.stderr);
+    assert_eq!(kept(), None);
+    assert_eq!(ends(dir, 0, &args(&[])).stdout, "wrote kept.sir: 137 nodes\n");
+    let first = kept().unwrap();
+    assert_eq!(sinter_in_ci(dir, &args(&[])).code, Some(0));
+    // A lost fusion fails the check and leaves the file alone.
+    let ended = ends(dir, 1, &args(&["--no-rule", "silu-mul"]));
+    assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("- fused  silu_mul -> silu, mul   x2: "), "{}", ended.stdout);
+    assert!(ended.stderr.starts_with("check failed: the graph is not the one in kept.sir"), "{}", ended.stderr);
+    assert_eq!(kept().unwrap(), first);
+    let ended = ends(dir, 0, &args(&["--no-rule", "silu-mul", "--update"]));
+    assert!(ended.stdout.ends_with("wrote kept.sir: 139 nodes\n"), "{}", ended.stdout);
+    assert_ne!(kept().unwrap(), first);
+    ends(dir, 0, &args(&["--update"]));
+    assert_eq!(kept().unwrap(), first);
+    // Another name is no failure, but the file is no longer what would be written.
+    std::fs::write(dir.join("kept.sir"), first.replace("%linear_3.matmul", "%other")).unwrap();
+    let ended = ends(dir, 0, &args(&[]));
+    assert!(ended.stdout.contains("kept.sir is the same program"), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("note: 1 renamed value: %other -> %linear_3.matmul\n"), "{}", ended.stdout);
+    // A broken file can be replaced, but not compared.
+    std::fs::write(dir.join("kept.sir"), "graph").unwrap();
+    assert!(ends(dir, 2, &args(&[])).stderr.contains("help: `--update` replaces the file"));
+    ends(dir, 0, &args(&["--update"]));
+    assert_eq!(kept().unwrap(), first);
+    ends(dir, 0, &["snapshot", MODEL, "imported.sir", "--stage", "import"]);
+    ends(dir, 0, &["diff", MODEL, "imported.sir"]);
+}
+
+#[test]
+fn texts_stay_where_nothing_changes() {
+    // Lines that are in one text only, and names that moved to other values, come from the lost fusions alone.
+    let dir = fixtures::model("llama-dynamo-op18-past");
+    let full = ir::print(&without(&dir, &[], 2, 2));
+    for (rule, limit) in [("silu-mul", 4), ("ar-residual-rms-norm", 16)] {
+        let other = ir::print(&without(&dir, &[rule], 2, 2));
+        let lines: Vec<&str> = full.lines().collect();
+        let kept: Vec<&str> = other.lines().filter(|l| lines.contains(l)).collect();
+        let lost = lines.len() - kept.len();
+        assert!(lost <= limit, "{rule}: {lost} lines changed");
+        // What stays is in the same order.
+        let mut rest = lines.iter();
+        let moved: Vec<&&str> = kept.iter().filter(|l| !rest.any(|r| r == *l)).collect();
+        assert!(moved.is_empty(), "{rule}: {moved:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let temp = workplace();
+    let dir = temp.path();
+    ends(dir, 0, &["optimize", MODEL, "-o", "plan"]);
+    std::fs::create_dir(dir.join("folder")).unwrap();
+    std::fs::write(dir.join("broken.sir"), "graph \"g\" {\n  input %x: f32[n\n}\n").unwrap();
+    std::fs::write(dir.join("good.sir"), "graph \"g\" {\n  input %x: f32[n]\n  output \"x\" = %x\n}\n").unwrap();
+    std::fs::create_dir(dir.join("changed")).unwrap();
+    fixtures::copy(&dir.join("plan"), &dir.join("changed"));
+    std::fs::write(dir.join("changed/stage0.sir"), "graph").unwrap();
+    let cases: [&[&str]; 9] = [
+        &["diff", "plan", "missing.sir"],
+        &["diff", "plan", "missing.onnx"],
+        &["diff", "folder", "plan"],
+        &["diff", "good.sir", "broken.sir"],
+        &["diff", "plan", "changed"],
+        &["diff", "plan", MODEL],
+        &["diff", "good.sir", "good.sir", "--report", "no/report.json"],
+        &["snapshot", "missing.onnx", "kept.sir"],
+        &["snapshot", MODEL, "no/kept.sir"],
+    ];
+    let mut text = String::new();
+    for args in cases {
+        let ended = cli::check(dir, 2, args);
+        assert_eq!(ended.stdout, "", "{args:?}");
+        text += &format!("## {}\n{}", args.join(" "), ended.stderr);
+    }
+    assert!(!dir.join("kept.sir").exists());
+    insta::assert_snapshot!(text);
 }
