@@ -284,3 +284,41 @@ fn what_cannot_be_compared_is_refused() {
     assert!(!dir.join("kept.sir").exists());
     insta::assert_snapshot!(text);
 }
+
+/// The graph with one operand of one node exchanged.
+fn reading(g: &Graph, node: ir::NodeId, slot: usize, other: ir::NodeId) -> Graph {
+    let mut out = Graph::new(&g.name);
+    for (id, n) in g.nodes() {
+        let mut n = n.clone();
+        if id == node {
+            n.inputs[slot] = other;
+        }
+        out.push(n);
+    }
+    g.outputs().iter().for_each(|o| out.push_output(o.clone()));
+    out
+}
+
+#[test]
+fn no_change_goes_unnoticed() {
+    let g = fixtures::compiled(&fixtures::import(&fixtures::model("qwen3-dynamo-op18-past")), 2, 2).graph;
+    let (mut changes, mut lines) = (0, 0);
+    for (id, n) in g.nodes() {
+        for (slot, &i) in n.inputs.iter().enumerate() {
+            let same = |o: &ir::NodeId| *o != i && g.node(*o).types == g.node(i).types;
+            for other in [g.ids().take(id.index()).find(same), g.ids().take(id.index()).filter(same).last()] {
+                let Some(changed) = other.map(|o| reading(&g, id, slot, o)).filter(|c| ir::verify(c).is_ok()) else {
+                    continue;
+                };
+                for b in [renamed(&changed), changed] {
+                    let (d, back) = (diff(&g, &b), diff(&b, &g));
+                    assert!(!d.is_equal() && !back.is_equal(), "{} reads another value at {slot}", n.name);
+                    lines += d.hunks.len();
+                    changes += 1;
+                }
+            }
+        }
+    }
+    assert!(changes > 200, "{changes} changes");
+    assert!(lines < 2 * changes, "{lines} lines for {changes} changes");
+}
