@@ -29,6 +29,8 @@ pub mod lower;
 
 pub mod check;
 
+pub mod diff;
+
 pub mod pipeline;
 
 pub mod cli;

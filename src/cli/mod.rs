@@ -1,22 +1,24 @@
 //! The command line. Printing and files are here and nowhere else in this crate.
 
 mod data;
+mod diff;
 mod explain;
+mod graphs;
 mod optimize;
+mod options;
 mod report;
 mod rules;
 mod run;
 mod show;
+mod snapshot;
 mod summary;
 
 use std::error::Error as StdError;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::rules::{BUNDLED, RuleSet};
 
 /// Compiles model graphs for a grid of devices, and runs the result on all ranks.
 #[derive(Debug, Parser)]
@@ -36,6 +38,10 @@ enum Command {
     Show(show::Options),
     /// Tell how the steps of a plan came about, and why others are not fused.
     Explain(explain::Options),
+    /// Compare two models, texts or plans.
+    Diff(diff::Options),
+    /// Compare what a model compiles to with a file under review.
+    Snapshot(snapshot::Options),
     /// List the rules.
     Rules(rules::Options),
 }
@@ -66,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Run(o) => run::run(&o),
         Command::Show(o) => show::run(&o),
         Command::Explain(o) => explain::run(&o),
+        Command::Diff(o) => diff::run(&o),
+        Command::Snapshot(o) => snapshot::run(&o),
         Command::Rules(o) => rules::run(&o),
     };
     match outcome {
@@ -119,92 +127,73 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Where a report goes. It is opened before any work is done, so that a bad place costs nothing.
-enum ReportFile {
+/// Where a text goes. It is opened before any work is done, so that a bad place costs nothing.
+struct OutFile {
+    /// What the text is.
+    what: &'static str,
+    path: PathBuf,
+    place: Place,
+}
+
+enum Place {
     /// Standard output.
     Stdout,
     /// A device, a pipe or the like, which is written as it is.
-    Special(PathBuf, std::fs::File),
+    Special(std::fs::File),
     /// A file, which appears whole or not at all.
-    Regular(PathBuf, tempfile::NamedTempFile),
+    Regular(tempfile::NamedTempFile),
 }
 
-impl ReportFile {
-    fn open(path: &str) -> Result<ReportFile, Failure> {
+impl OutFile {
+    /// A report; `-` is standard output.
+    fn report(path: &str) -> Result<OutFile, Failure> {
         if path == "-" {
-            return Ok(ReportFile::Stdout);
+            return Ok(OutFile { what: "report", path: path.into(), place: Place::Stdout });
         }
-        let path = PathBuf::from(path);
-        let error = |e: std::io::Error| report_error(&path, &e);
-        match std::fs::metadata(&path) {
+        OutFile::open("report", Path::new(path))
+    }
+
+    fn open(what: &'static str, path: &Path) -> Result<OutFile, Failure> {
+        let error = |e: &dyn std::fmt::Display| write_error(what, path, e);
+        let place = match std::fs::metadata(path) {
             Ok(m) if !m.is_file() => {
-                let file = std::fs::OpenOptions::new().write(true).open(&path).map_err(error)?;
-                Ok(ReportFile::Special(path, file))
+                Place::Special(std::fs::OpenOptions::new().write(true).open(path).map_err(|e| error(&e))?)
             }
             _ => {
-                let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-                std::fs::metadata(dir).map_err(error)?;
+                let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                std::fs::metadata(dir).map_err(|e| error(&e))?;
                 // The full text of these errors would name the temporary file.
-                let temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| report_error(&path, &e.kind()))?;
-                Ok(ReportFile::Regular(path, temp))
+                Place::Regular(temporary(dir).map_err(|e| error(&e.kind()))?)
             }
-        }
+        };
+        Ok(OutFile { what, path: path.to_owned(), place })
     }
 
     fn write(self, text: &str) -> Result<(), Failure> {
-        match self {
-            ReportFile::Stdout => print(text),
-            ReportFile::Special(path, mut file) => {
-                Ok(file.write_all(text.as_bytes()).map_err(|e| report_error(&path, &e))?)
-            }
-            ReportFile::Regular(path, mut temp) => {
-                temp.write_all(text.as_bytes()).map_err(|e| report_error(&path, &e.kind()))?;
-                temp.persist(&path).map_err(|e| report_error(&path, &e.error.kind()))?;
+        let error = |e: &dyn std::fmt::Display| write_error(self.what, &self.path, e);
+        match self.place {
+            Place::Stdout => print(text),
+            Place::Special(mut file) => Ok(file.write_all(text.as_bytes()).map_err(|e| error(&e))?),
+            Place::Regular(mut temp) => {
+                temp.write_all(text.as_bytes()).map_err(|e| error(&e.kind()))?;
+                temp.persist(&self.path).map_err(|e| error(&e.error.kind()))?;
                 Ok(())
             }
         }
     }
 }
 
-fn report_error(path: &std::path::Path, e: &dyn std::fmt::Display) -> String {
-    format!("cannot write the report {}: {e}", path.display())
-}
-
-/// Options for the choice of rules.
-#[derive(Debug, clap::Args)]
-struct RuleOptions {
-    /// Also read the *.rules files of this folder.
-    #[arg(long = "rules", value_name = "DIR")]
-    dirs: Vec<PathBuf>,
-    /// Leave out a rule.
-    #[arg(long = "no-rule", value_name = "NAME")]
-    banned: Vec<String>,
-}
-
-impl RuleOptions {
-    fn load(&self) -> Result<RuleSet, Failure> {
-        let mut files: Vec<(String, String)> =
-            BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
-        for dir in &self.dirs {
-            let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
-            let mut paths = vec![];
-            for entry in std::fs::read_dir(dir).map_err(error)? {
-                let path = entry.map_err(error)?.path();
-                if path.extension().is_some_and(|e| e == "rules") {
-                    paths.push(path);
-                }
-            }
-            if paths.is_empty() {
-                return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
-            }
-            paths.sort();
-            for p in paths {
-                let text = std::fs::read_to_string(&p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
-                files.push((p.display().to_string(), text));
-            }
-        }
-        let mut rules = RuleSet::read(files.iter().map(|(n, t)| (n.as_str(), t.as_str())))?;
-        rules.ban(&self.banned)?;
-        Ok(rules)
+/// A temporary file with the permissions of any other new file: it becomes one.
+fn temporary(dir: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
+    builder.tempfile_in(dir)
+}
+
+fn write_error(what: &str, path: &Path, e: &dyn std::fmt::Display) -> String {
+    format!("cannot write the {what} {}: {e}", path.display())
 }

@@ -2,17 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sinter_runtime::plan::PlanWriter;
 
-use super::{Failure, Outcome, ReportFile, RuleOptions, report, say, summary};
-use crate::cost::{DEFAULT, Device, Objective};
+use super::options::CompileOptions;
+use super::{Failure, OutFile, Outcome, report, say, summary};
 use crate::explain;
 use crate::import::{self, Imported};
-use crate::ir::{self, Mapping, print};
+use crate::ir::{self, print};
 use crate::lower;
-use crate::pipeline::{CompileConfig, Compiled, compile};
-use crate::saturate::SaturateConfig;
+use crate::pipeline::{Compiled, compile};
 use crate::timing::Timings;
 
 /// Options of `sinter optimize`.
@@ -20,64 +19,25 @@ use crate::timing::Timings;
 pub(super) struct Options {
     /// The ONNX file.
     model: PathBuf,
-    /// Tensor-parallel size: ranks that share each stage's weights.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    tp: u16,
-    /// Pipeline-parallel size: number of stages.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pp: u16,
-    /// Layers per stage, such as 17,15; balanced by cost where not given.
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    pp_partition: Option<Vec<usize>>,
+    #[command(flatten)]
+    compile: CompileOptions,
     /// Folder for the plan. A plan that is there already is replaced, anything else is left alone.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Write a report as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     report: Option<String>,
-    #[command(flatten)]
-    rules: RuleOptions,
-    /// What to minimise: time with a price on weight bytes beyond a rank's share, or time alone.
-    #[arg(long, value_enum, default_value_t = ObjectiveName::Memory)]
-    objective: ObjectiveName,
-    /// Device profile (JSON) for cost estimates; the bundled H200 profile where not given.
-    #[arg(long, value_name = "FILE")]
-    device: Option<PathBuf>,
     /// Fail with exit code 1 unless so many sites are fused: N in all, or NAME=N of one kind.
     #[arg(long, value_name = "N|NAME=N")]
     require_fused: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ObjectiveName {
-    Memory,
-    Latency,
-}
-
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let demands = o.require_fused.iter().map(|d| Demand::parse(d)).collect::<Result<Vec<_>, _>>()?;
-    let report_file = o.report.as_deref().map(ReportFile::open).transpose()?;
-    let rules = o.rules.load()?;
-    let device = match &o.device {
-        None => Device::parse("h200", DEFAULT)?,
-        Some(p) => {
-            let text = std::fs::read_to_string(p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
-            Device::parse(&p.display().to_string(), &text)?
-        }
-    };
+    let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
+    let config = o.compile.config()?;
     let mut timings = Timings::default();
     let model = timings.time("import", || import::open(&o.model).and_then(|m| m.import()))?;
-    let config = CompileConfig {
-        mapping: Mapping { tp: o.tp.into(), pp: o.pp.into() },
-        layers_per_stage: o.pp_partition.clone(),
-        objective: match o.objective {
-            ObjectiveName::Memory => Objective::Memory,
-            ObjectiveName::Latency => Objective::Latency,
-        },
-        device,
-        rules,
-        saturate: SaturateConfig::standard(),
-    };
     let compiled = compile(&model, &config)?;
     if let Some(dir) = &o.output {
         timings.time("write", || write(dir, &model, &compiled))?;

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Outcome, RuleOptions, print, say};
+use super::options::RuleOptions;
+use super::{Failure, Outcome, print, say};
 use crate::check::{Verdict, VerifyConfig, refusal, verify};
 
 /// Options of `sinter rules`.

@@ -13,7 +13,8 @@ use sinter_runtime::io::write_npy;
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
-use super::{Failure, Outcome, ReportFile, RuleOptions, data, print, say};
+use super::options::RuleOptions;
+use super::{Failure, OutFile, Outcome, data, print, say};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
 use crate::pipeline::{CompileConfig, compile};
@@ -125,7 +126,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
 }
 
 fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn WeightSource) -> Result<Outcome, Failure> {
-    let report_file = o.report.as_deref().map(ReportFile::open).transpose()?;
+    let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
     let input_names: Vec<_> = plan.inputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
     let output_names: Vec<_> = plan.outputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
     let inputs = data::read(&o.inputs, "input", &input_names)?;

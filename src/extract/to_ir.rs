@@ -11,6 +11,9 @@ use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
 use crate::saturate::Program;
 use crate::saturate::language::ENode;
 
+/// Position in the original graph, the places of the operands, the operator, the class.
+type Place<'a> = (u32, Vec<u32>, &'a Op, ClassId);
+
 pub(super) fn to_ir(
     program: &Program,
     graph: &Graph,
@@ -45,14 +48,22 @@ pub(super) fn to_ir(
     };
     let class_of = |id: Id| space.dense[&eg.find(id)];
 
-    // Position: that of the original class, or of the class for whose sake a rule made the term.
-    let position = |c: ClassId| -> u32 {
+    // Where a class stands: at the original class, or at the class for whose sake a rule made the term, or else
+    // at its last operand. Ties break by the operands and the operator, never by the number of a class, which
+    // a change far away may shift.
+    let mut placed: HashMap<ClassId, (u32, u32)> = HashMap::new();
+    let place = |c: ClassId, placed: &HashMap<ClassId, (u32, u32)>| -> Result<Place<'_>, ExtractError> {
+        let below: Vec<(u32, u32)> = operands(c)?.iter().filter_map(|o| placed.get(o).copied()).collect();
         let own = first.get(&c).map(|n| n.0);
-        own.or_else(|| made_by(c)?.covers.iter().filter_map(|&k| first.get(&class_of(k)).map(|n| n.0)).max())
-            .unwrap_or(u32::MAX)
+        let position = own
+            .or_else(|| made_by(c)?.covers.iter().filter_map(|&k| first.get(&class_of(k)).map(|n| n.0)).max())
+            .or_else(|| below.iter().map(|p| p.0).max())
+            .unwrap_or(u32::MAX);
+        let op = &*space.term(c, term[c as usize].ok_or_else(missing)?).node.op;
+        Ok((position, below.into_iter().map(|p| p.1).collect(), op, c))
     };
 
-    // Kahn's algorithm, the earliest position first.
+    // Kahn's algorithm, the earliest place first.
     let mut waiting: HashMap<ClassId, usize> = HashMap::new();
     let mut readers: HashMap<ClassId, Vec<ClassId>> = HashMap::new();
     let mut ready = BinaryHeap::new();
@@ -61,19 +72,20 @@ pub(super) fn to_ir(
         below.sort_unstable();
         below.dedup();
         if below.is_empty() {
-            ready.push(Reverse((position(c), c)));
+            ready.push(Reverse(place(c, &placed)?));
         }
         waiting.insert(c, below.len());
         below.into_iter().for_each(|b| readers.entry(b).or_default().push(c));
     }
     let mut order = vec![];
-    while let Some(Reverse((_, c))) = ready.pop() {
+    while let Some(Reverse((position, _, _, c))) = ready.pop() {
+        placed.insert(c, (position, order.len() as u32));
         order.push(c);
         for &r in readers.get(&c).map_or(&[][..], Vec::as_slice) {
             let n = waiting.entry(r).or_insert(0);
             *n -= 1;
             if *n == 0 {
-                ready.push(Reverse((position(r), r)));
+                ready.push(Reverse(place(r, &placed)?));
             }
         }
     }
@@ -137,7 +149,11 @@ pub(super) fn to_ir(
                 let base = match (leaf, near) {
                     (Some(leaf), _) => format!("{leaf}.shard"),
                     (None, Some(n)) => format!("{}.{}", graph.node(*n).name, t.node.op.name()),
-                    (None, None) => t.node.op.name().to_owned(),
+                    // A count over the whole graph would rename all later nodes where an earlier one goes.
+                    (None, None) => match inputs.first().map(|&i| out.node(i)) {
+                        Some(i) => format!("{}.{}", stem(&i.name, i.op.name()), t.node.op.name()),
+                        None => t.node.op.name().to_owned(),
+                    },
                 };
                 unique(&mut taken, base)
             }
@@ -163,6 +179,11 @@ pub(super) fn to_ir(
         out.push_output(Output { value, part, ..o.clone() });
     }
     Ok((out, terms))
+}
+
+/// A name without the operator that was appended to it.
+fn stem<'a>(name: &'a str, op: &str) -> &'a str {
+    name.strip_suffix(op).and_then(|n| n.strip_suffix('.')).filter(|n| !n.is_empty()).unwrap_or(name)
 }
 
 fn unique(taken: &mut BTreeSet<String>, base: String) -> String {

@@ -16,5 +16,5 @@ pub use sinter_runtime::dim::{Bindings, Dim, Shape};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};
 pub use sinter_runtime::op::{self, Class, Op, OpInfo};
 pub use sinter_runtime::plan::{Mapping, Part};
-pub use text::{TextError, parse, print};
+pub use text::{TextError, parse, print, print_node, value_name};
 pub use verify::{VerifyError, verify};

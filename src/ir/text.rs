@@ -31,27 +31,8 @@ pub struct TextError {
 pub fn print(graph: &Graph) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "graph {} {{", Attr::Str(graph.name.clone()));
-    for (_, node) in graph.nodes() {
-        let name = value_name(&node.name);
-        let types: Vec<String> = node.types.iter().map(TensorType::to_string).collect();
-        let stage = node.stage.map_or(String::new(), |s| format!(" @{s}"));
-        match &node.op {
-            Op::Input { name: n, .. } if *n == node.name => {
-                let _ = write!(out, "  input {name}: {}", types[0]);
-            }
-            Op::Weight { name: n, .. } if *n == node.name => {
-                let _ = write!(out, "  weight {name}: {}", types[0]);
-            }
-            op => {
-                let inputs: Vec<String> = node.inputs.iter().map(|&i| value_name(&graph.node(i).name)).collect();
-                let text = op.to_string();
-                let (head, attrs) = text.split_once(' ').unwrap_or((&text, ""));
-                let space = if attrs.is_empty() { "" } else { " " };
-                let types = if types.len() == 1 { types[0].clone() } else { format!("({})", types.join(", ")) };
-                let _ = write!(out, "  {name}: {types}{stage} = {head}({}){space}{attrs}", inputs.join(", "));
-            }
-        }
-        out.push('\n');
+    for id in graph.ids() {
+        let _ = writeln!(out, "  {}", print_node(graph, id));
     }
     for o in graph.outputs() {
         let _ = write!(out, "  output {} = {}", Attr::Str(o.name.clone()), value_name(&graph.node(o.value).name));
@@ -67,11 +48,32 @@ pub fn print(graph: &Graph) -> String {
     out
 }
 
+/// The line of a node, without indentation.
+pub fn print_node(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    let name = value_name(&node.name);
+    let types: Vec<String> = node.types.iter().map(TensorType::to_string).collect();
+    let stage = node.stage.map_or(String::new(), |s| format!(" @{s}"));
+    match &node.op {
+        Op::Input { name: n, .. } if *n == node.name => format!("input {name}: {}", types[0]),
+        Op::Weight { name: n, .. } if *n == node.name => format!("weight {name}: {}", types[0]),
+        op => {
+            let inputs: Vec<String> = node.inputs.iter().map(|&i| value_name(&graph.node(i).name)).collect();
+            let text = op.to_string();
+            let (head, attrs) = text.split_once(' ').unwrap_or((&text, ""));
+            let space = if attrs.is_empty() { "" } else { " " };
+            let types = if types.len() == 1 { types[0].clone() } else { format!("({})", types.join(", ")) };
+            format!("{name}: {types}{stage} = {head}({}){space}{attrs}", inputs.join(", "))
+        }
+    }
+}
+
 fn plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '-' | '#'))
 }
 
-fn value_name(name: &str) -> String {
+/// How a value is written: `%name`, in quotes where the name holds other characters.
+pub fn value_name(name: &str) -> String {
     if plain(name) { format!("%{name}") } else { format!("%{}", Attr::Str(name.to_owned())) }
 }
 

@@ -14,15 +14,24 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// Runs the program in a folder.
+/// Runs the program in a folder, as a person does.
 pub(crate) fn sinter(dir: &Path, args: &[&str]) -> Ended {
-    let out = Command::new(env!("CARGO_BIN_EXE_sinter")).current_dir(dir).args(args).output().unwrap();
+    ended(Command::new(env!("CARGO_BIN_EXE_sinter")).current_dir(dir).args(args).env_remove("CI"))
+}
+
+/// Runs the program in a folder, as a CI job does.
+pub(crate) fn sinter_in_ci(dir: &Path, args: &[&str]) -> Ended {
+    ended(Command::new(env!("CARGO_BIN_EXE_sinter")).current_dir(dir).args(args).env("CI", "true"))
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let out = command.output().unwrap();
     let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
     Ended { code: out.status.code(), stdout: text(&out.stdout), stderr: text(&out.stderr) }
 }
 
 /// Runs the program and checks its exit code.
-fn check(dir: &Path, code: i32, args: &[&str]) -> Ended {
+pub(crate) fn check(dir: &Path, code: i32, args: &[&str]) -> Ended {
     let ended = sinter(dir, args);
     assert_eq!(ended.code, Some(code), "{args:?}\n{}\n{}", ended.stdout, ended.stderr);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
@@ -30,14 +39,14 @@ fn check(dir: &Path, code: i32, args: &[&str]) -> Ended {
 }
 
 /// A fresh folder with a bundled model in `model`.
-fn workplace() -> tempfile::TempDir {
+pub(crate) fn workplace() -> tempfile::TempDir {
     let temp = tempfile::tempdir().unwrap();
     fixtures::copy(&fixtures::model("llama-dynamo-op18-past"), &temp.path().join("model"));
     temp
 }
 
 /// The keys of the contract, `a.b` inside of `a`, `a[].b` in every element of `a`.
-fn check_keys(report: &Value, keys: &[&str]) {
+pub(crate) fn check_keys(report: &Value, keys: &[&str]) {
     fn find<'v>(value: &'v Value, path: &[&str], out: &mut Vec<Option<&'v Value>>) {
         let Some((first, rest)) = path.split_first() else { return out.push(Some(value)) };
         match first.strip_suffix("[]") {

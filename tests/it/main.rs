@@ -15,6 +15,8 @@ mod broken;
 mod cli;
 /// Equal inputs give byte-equal plans.
 mod determinism;
+/// Differences between graphs, and the commands that tell them.
+mod diff;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
 /// A rule's own terms, chosen wherever they may be, so that every rule is executed.

@@ -495,6 +495,7 @@ fn no_graph_makes_it_panic() {
                 name,
                 origin: rest.0,
                 rules: rest.1,
+                why: None,
                 stage: rest.2,
             };
             graph.push(node);

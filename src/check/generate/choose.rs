@@ -1,0 +1,392 @@
+//! What operands and attributes an operator may have: types and values that it accepts.
+
+use super::{Attempt, Builder, FLOATS, Miss};
+use crate::check::hints::Hint;
+use crate::check::random::Random;
+use crate::check::shapes::{self, ty};
+use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, OpInfo, Real, TensorType};
+use crate::rules::eval::{self, Bind};
+use crate::rules::lang::{AttrPattern, VarId};
+
+impl Builder<'_> {
+    /// A type for operand `i`, given the types of those that are chosen already.
+    pub(super) fn operand_type(
+        &mut self,
+        info: &'static OpInfo,
+        i: usize,
+        attrs: &[Option<Attr>],
+        want: &TensorType,
+        known: &[Option<TensorType>],
+    ) -> Attempt<TensorType> {
+        let attr = |name: &str| info.attrs.iter().position(|a| a.name == name).and_then(|p| attrs[p].clone());
+        let int = |name: &str| match attr(name) {
+            Some(Attr::Int(n)) => Some(n),
+            _ => None,
+        };
+        let sibling = known.iter().flatten().next().cloned();
+        let r = &mut *self.random;
+        let pool = &self.pool;
+        let shape = want.shape.clone();
+        Ok(match info.name {
+            "not" | "and" | "or" => match &sibling {
+                Some(s) => ty(DType::Bool, shapes::partner(r, pool, &s.shape)),
+                None => ty(DType::Bool, shape),
+            },
+            "cast" | "is_nan" => {
+                let dtype =
+                    if r.chance(25) { *r.pick(&[DType::I64, DType::Bool, DType::I32]) } else { *r.pick(&FLOATS) };
+                ty(if info.name == "is_nan" { *r.pick(&FLOATS) } else { dtype }, shape)
+            }
+            "where" => {
+                let dtype = if i == 0 { DType::Bool } else { want.dtype };
+                let dtype = match known.get(if i == 1 { 2 } else { 1 }).cloned().flatten() {
+                    Some(t) if i > 0 => t.dtype,
+                    _ => dtype,
+                };
+                let base = sibling.map_or(shape, |s| s.shape);
+                ty(dtype, shapes::broadcasts_to(r, &base))
+            }
+            _ if matches!(info.class, Class::Binary | Class::Commutative)
+                || matches!(info.name, "silu_mul" | "gelu_mul") =>
+            {
+                match sibling {
+                    Some(s) => ty(s.dtype, shapes::partner(r, pool, &s.shape)),
+                    None => {
+                        let compares =
+                            matches!(info.name, "equal" | "less" | "less_equal" | "greater" | "greater_equal");
+                        let dtype = if compares || want.dtype == DType::Bool { *r.pick(&FLOATS) } else { want.dtype };
+                        ty(dtype, if r.chance(15) { shapes::broadcasts_to(r, &shape) } else { shape })
+                    }
+                }
+            }
+            _ if info.class == Class::Unary => {
+                let any = matches!(info.name, "neg" | "abs" | "relu") && want.dtype != DType::Bool;
+                if any { want.clone() } else { ty(self.float(want.dtype), shape) }
+            }
+            "reduce_sum" | "reduce_mean" | "reduce_max" | "softmax" => {
+                let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
+                ty(self.float(want.dtype), shape)
+            }
+            "matmul" => self.matmul_operand(i, attr("trans_b") == Some(Attr::Bool(true)), want, known),
+            "rms_norm" | "layer_norm" => match (i, &known[0]) {
+                (0, _) | (_, None) => {
+                    let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
+                    ty(self.float(want.dtype), shape)
+                }
+                (_, Some(x)) => self.parameter(&x.clone()),
+            },
+            "add_rms_norm" | "add_layer_norm" | "ar_residual_rms_norm" | "ar_residual_layer_norm" => {
+                match (i, known.iter().take(2).flatten().next()) {
+                    (_, None) => {
+                        let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
+                        ty(self.float(want.dtype), shape)
+                    }
+                    (0 | 1, Some(x)) => x.clone(),
+                    (_, Some(x)) => self.parameter(&x.clone()),
+                }
+            }
+            "rotary" => match (i, &known[0]) {
+                (0, _) | (_, None) => {
+                    let mut s = if shape.is_empty() { pool.shape(r, 3) } else { shape };
+                    let n = s.len();
+                    s[n - 1] = pool.even(r);
+                    ty(self.float(want.dtype), s)
+                }
+                (_, Some(x)) => {
+                    let (last, lead) = x.shape.split_last().ok_or(Miss::Untyped)?;
+                    let mut s = shapes::broadcasts_to(r, lead);
+                    s.push(last.div_exact(&Dim::from(2)).ok_or(Miss::Untyped)?);
+                    ty(x.dtype, s)
+                }
+            },
+            "attention" => self.attention_operand(i, want, known)?,
+            "reshape" => {
+                let s = if r.chance(30) { shape } else { shapes::reshaped(r, &shape) };
+                ty(want.dtype, s)
+            }
+            "transpose" => {
+                let p = shapes::permutation(r, shape.len());
+                ty(want.dtype, p.iter().map(|&i| shape[i as usize].clone()).collect())
+            }
+            "expand" => ty(want.dtype, shapes::broadcasts_to(r, &shape)),
+            "concat" => match sibling {
+                None => {
+                    let mut s = if shape.is_empty() { pool.shape(r, 1) } else { shape };
+                    if let Some(d) = int("axis").and_then(|a| s.get_mut(usize::try_from(a).ok()?)) {
+                        *d = pool.dim(r);
+                    }
+                    ty(want.dtype, s)
+                }
+                Some(mut t) => {
+                    if r.chance(40)
+                        && let Some(d) = int("axis").and_then(|a| t.shape.get_mut(usize::try_from(a).ok()?))
+                    {
+                        *d = pool.dim(r);
+                    }
+                    t
+                }
+            },
+            "gather" | "vocab_gather" => {
+                if i == 0 {
+                    let rank = if info.name == "gather" && r.chance(20) { 1 + r.below(3) } else { 2 };
+                    let mut s = pool.shape(r, rank);
+                    if r.chance(60) {
+                        s[0] = pool.multiple(r);
+                    }
+                    ty(want.dtype, s)
+                } else {
+                    let rank = 1 + r.below(2);
+                    ty(*r.pick(&[DType::I64, DType::I64, DType::I32]), pool.shape(r, rank))
+                }
+            }
+            "gather_nd" => {
+                if i == 0 {
+                    let rank = 2 + r.below(2);
+                    ty(want.dtype, pool.shape(r, rank))
+                } else {
+                    let mut s = pool.shape(r, 2);
+                    s[1] = Dim::from(1);
+                    ty(DType::I64, s)
+                }
+            }
+            "shard" => {
+                let mut s = if shape.is_empty() { pool.shape(r, 1) } else { shape };
+                let d = r.below(s.len());
+                s[d] = &s[d] * &Dim::from(int("parts").unwrap_or(1));
+                ty(want.dtype, s)
+            }
+            "all_gather" | "output_sharded" => {
+                let mut s = if shape.is_empty() { pool.shape(r, 1) } else { shape };
+                let d = r.below(s.len());
+                if let Some(part) = s[d].div_exact(&Dim::from(int("parts").unwrap_or(1))) {
+                    s[d] = part;
+                }
+                ty(want.dtype, s)
+            }
+            _ => want.clone(),
+        })
+    }
+
+    /// Weight or bias of a norm: a vector, of the same element type most often.
+    fn parameter(&mut self, x: &TensorType) -> TensorType {
+        let dtype = if self.random.chance(80) { x.dtype } else { *self.random.pick(&FLOATS) };
+        ty(dtype, x.shape.last().cloned().into_iter().collect())
+    }
+
+    fn matmul_operand(
+        &mut self,
+        i: usize,
+        trans_b: bool,
+        want: &TensorType,
+        known: &[Option<TensorType>],
+    ) -> TensorType {
+        let dtype = known.iter().flatten().next().map(|t| t.dtype);
+        let dtype = dtype.unwrap_or_else(|| self.float(want.dtype));
+        let (r, pool) = (&mut *self.random, &self.pool);
+        if i == 0 {
+            let mut s = if want.shape.len() < 2 { pool.shape(r, 2) } else { want.shape.clone() };
+            let n = s.len();
+            s[n - 1] = match &known[1] {
+                Some(b) if b.rank() >= 2 => b.shape[b.rank() - if trans_b { 1 } else { 2 }].clone(),
+                _ => pool.dim(r),
+            };
+            return ty(dtype, s);
+        }
+        let a = known[0].as_ref().map_or(&want.shape, |t| &t.shape);
+        let k = a.last().cloned().unwrap_or_else(|| Dim::from(2));
+        let n = if r.chance(50) { pool.multiple(r) } else { pool.dim(r) };
+        let lead = a.get(..a.len().saturating_sub(2)).unwrap_or(&[]);
+        let mut s = if r.chance(50) { vec![] } else { shapes::broadcasts_to(r, lead) };
+        s.extend(if trans_b { [n, k] } else { [k, n] });
+        ty(dtype, s)
+    }
+
+    fn attention_operand(&mut self, i: usize, want: &TensorType, known: &[Option<TensorType>]) -> Attempt<TensorType> {
+        let at = |i: usize| known.get(i).cloned().flatten().filter(|t: &TensorType| t.rank() == 4);
+        let dtype = known.iter().take(3).flatten().next().map(|t| t.dtype);
+        let dtype = dtype.unwrap_or_else(|| self.float(want.dtype));
+        let (r, pool) = (&mut *self.random, &self.pool);
+        let any = || [0, 1, 2].into_iter().find_map(at);
+        let Some(other) = any() else {
+            let s = if want.rank() == 4 { want.shape.clone() } else { pool.shape(r, 4) };
+            return Ok(ty(dtype, s));
+        };
+        let (q, k, v) = (at(0), at(1), at(2));
+        let mut s = other.shape.clone();
+        match i {
+            0 => {
+                let groups = Dim::from(1 + r.below(3) as i64);
+                s[1] = &s[1] * &groups;
+                s[2] = if r.chance(50) { s[2].clone() } else { pool.dim(r) };
+                if let Some(k) = k {
+                    s[3].clone_from(&k.shape[3]);
+                }
+            }
+            1 | 2 => {
+                if let Some(same) = if i == 1 { &v } else { &k } {
+                    s[1].clone_from(&same.shape[1]);
+                    s[2].clone_from(&same.shape[2]);
+                } else {
+                    s[2] = if r.chance(50) { s[2].clone() } else { pool.dim(r) };
+                    match r.below(4) {
+                        0 => s[1] = Dim::from(1),
+                        1 => {
+                            let parts = Dim::from(*r.pick(&[2, 3]));
+                            s[1] = s[1].div_exact(&parts).unwrap_or_else(|| s[1].clone());
+                        }
+                        _ => {}
+                    }
+                }
+                match (&q, &k) {
+                    (Some(q), _) if i == 1 => s[3].clone_from(&q.shape[3]),
+                    _ if i == 2 && r.chance(40) => s[3] = pool.dim(r),
+                    _ => {}
+                }
+            }
+            _ => {
+                let (q, k) = (q.ok_or(Miss::Untyped)?, k.ok_or(Miss::Untyped)?);
+                let scores = [q.shape[0].clone(), q.shape[1].clone(), q.shape[2].clone(), k.shape[2].clone()];
+                let mask = shapes::broadcasts_to(r, &scores);
+                let dtype = if r.chance(25) { DType::Bool } else { dtype };
+                return Ok(ty(dtype, mask));
+            }
+        }
+        Ok(ty(dtype, s))
+    }
+
+    /// A value for an attribute, given the types of the operands.
+    pub(super) fn attr(
+        &mut self,
+        p: &AttrPattern,
+        info: &'static OpInfo,
+        index: usize,
+        x: &[TensorType],
+        want: &TensorType,
+        others: &[Option<Attr>],
+    ) -> Attempt<Attr> {
+        let v = match p {
+            AttrPattern::Is(a) => return Ok(a.clone()),
+            AttrPattern::Var(v) => *v,
+        };
+        if let Some(Bind::Attr(a)) = &self.binds[v] {
+            return Ok(a.clone());
+        }
+        let a = &info.attrs[index];
+        let hint = self.hint(v);
+        let mut chosen = None;
+        if self.random.chance(90) {
+            let known = hint.equals.iter().find_map(|e| eval::eval(self, e, &self.binds, &self.mapping));
+            chosen = known.and_then(|a2| a2.coerce(a.kind));
+            if let (None, Some((f, x, at))) = (&chosen, hint.shape_of) {
+                chosen = self.shape_for(f, x, at);
+            }
+        }
+        let value = match chosen {
+            Some(c) => c,
+            None => self.any_attr(info, index, x, want, others, &hint)?,
+        };
+        self.binds[v] = Some(Bind::Attr(value.clone()));
+        Ok(value)
+    }
+
+    /// The shapes that the guards `repeats-heads` and `merges-batch` ask for.
+    fn shape_for(&mut self, function: &str, x: VarId, at: usize) -> Option<Attr> {
+        let s = self.ty(self.bound(x)?).shape.clone();
+        if s.len() != 4 {
+            return None;
+        }
+        let times = Dim::from(1 + self.turn as i64 % 3);
+        let [b, h, t, d] = [0, 1, 2, 3].map(|i| s[i].clone());
+        Some(Attr::Dims(match (function, at) {
+            ("repeats-heads", 1) => vec![b, h, Dim::from(1), t, d],
+            ("repeats-heads", 2) => vec![b, h, times, t, d],
+            ("repeats-heads", 3) => vec![b, &h * &times, t, d],
+            ("merges-batch", 1) => vec![&b * &h, t, d],
+            ("merges-batch", 2) => vec![b, h, d, t],
+            _ => return None,
+        }))
+    }
+
+    fn any_attr(
+        &mut self,
+        info: &'static OpInfo,
+        index: usize,
+        x: &[TensorType],
+        want: &TensorType,
+        others: &[Option<Attr>],
+        hint: &Hint,
+    ) -> Attempt<Attr> {
+        let r = &mut *self.random;
+        let a = &info.attrs[index];
+        let rank = x.first().map_or(want.rank(), TensorType::rank);
+        let shape = x.first().map_or(&want.shape, |t| &t.shape);
+        let axis = |r: &mut Random, rank: usize| {
+            let last = rank.saturating_sub(1);
+            (if r.chance(40) { last } else { r.below(rank.max(1)) }) as i64
+        };
+        Ok(match (a.name, a.kind) {
+            ("dim" | "axis", AttrKind::Int) => Attr::Int(axis(r, rank)),
+            ("axes", _) => {
+                let mut axes: Vec<i64> = (0..rank as i64).filter(|_| r.chance(40)).collect();
+                if axes.is_empty() || r.chance(60) {
+                    axes = vec![rank as i64 - 1];
+                }
+                Attr::Ints(axes)
+            }
+            ("perm", _) if hint.swaps_last_two && rank >= 2 && r.chance(80) => {
+                let mut p: Vec<i64> = (0..rank as i64).collect();
+                p.swap(rank - 1, rank - 2);
+                Attr::Ints(p)
+            }
+            ("perm", _) => Attr::Ints(shapes::permutation(r, rank)),
+            ("shape", _) if info.name == "expand" => {
+                let s = shape.iter().map(|d| if d.as_const() == Some(1) { self.pool.dim(r) } else { d.clone() });
+                Attr::Dims(s.collect())
+            }
+            ("shape", _) => {
+                let product = |s: &[Dim]| s.iter().fold(Dim::from(1), |p, d| &p * d);
+                let fits = product(shape) == product(&want.shape);
+                Attr::Dims(if fits && r.chance(60) { want.shape.clone() } else { shapes::reshaped(r, shape) })
+            }
+            ("start" | "end", _) => {
+                let at = info.attrs.iter().position(|b| b.name == "axis").and_then(|p| others[p].clone());
+                let Some(Attr::Int(axis)) = at else { return Err(Miss::Untyped) };
+                let n = usize::try_from(axis).ok().and_then(|d| shape.get(d)).and_then(Dim::as_const);
+                let Some(n) = n else { return Err(Miss::Untyped) };
+                let start = info.attrs.iter().position(|b| b.name == "start").and_then(|p| others[p].clone());
+                let value = match (a.name, start.and_then(|s| s.coerce(AttrKind::Int))) {
+                    ("end", Some(Attr::Int(s))) => *r.pick(&[n, n, n / 2, s + (n - s + 1) / 2, s + 1]),
+                    _ => *r.pick(&[0, 0, n / 2, r_below(n)]),
+                };
+                Attr::Dim(Dim::from(value.clamp(0, n)))
+            }
+            ("step", _) => Attr::Int(if r.chance(70) { 1 } else { 2 }),
+            ("parts", _) => Attr::Int(if r.chance(85) { self.mapping.tp as i64 } else { self.divisor() }),
+            ("stage", _) => Attr::Int(1),
+            ("index", _) => Attr::Int(r.below(2) as i64),
+            ("batch_dims", _) => Attr::Int(0),
+            ("eps", _) => Attr::Real(Real(*r.pick(&[1e-5, 1e-6, 1e-12, 1e-20, 0.25, 1.5]))),
+            ("softcap", _) => Attr::Real(Real(*r.pick(&[0.0, 0.0, 2.5, 30.0]))),
+            (_, AttrKind::Real) => Attr::Real(Real(*r.pick(&[1.0, 0.125, 0.7, -0.3, 2.0]))),
+            (_, AttrKind::Bool) => Attr::Bool(r.chance(50)),
+            (_, AttrKind::DType) => {
+                Attr::DType(if r.chance(70) && want.dtype.is_float() { want.dtype } else { *r.pick(&FLOATS) })
+            }
+            (_, AttrKind::Axis) => Attr::Axis(MeshAxis::Tp),
+            (_, AttrKind::Str) => Attr::Str("y".to_owned()),
+            (_, AttrKind::Int) => Attr::Int(r.below(3) as i64),
+            _ => return Err(Miss::Untyped),
+        })
+    }
+
+    fn divisor(&mut self) -> i64 {
+        let tp = self.mapping.tp as i64;
+        let all: Vec<i64> = (1..=tp).filter(|d| tp % d == 0).collect();
+        *self.random.pick(&all)
+    }
+}
+
+/// A position below `n` that depends on nothing else.
+fn r_below(n: i64) -> i64 {
+    (n - 1).max(0) / 3
+}

@@ -1,0 +1,116 @@
+//! Options that several commands share: the mesh, the rules, and what compilation depends on.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::cost::{DEFAULT, Device, Objective};
+use crate::ir::Mapping;
+use crate::pipeline::CompileConfig;
+use crate::rules::{BUNDLED, RuleSet};
+use crate::saturate::SaturateConfig;
+
+/// The sizes of the mesh.
+#[derive(Debug, Args)]
+pub(super) struct MeshOptions {
+    /// Tensor-parallel size: ranks that share each stage's weights.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    tp: u16,
+    /// Pipeline-parallel size: number of stages.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pp: u16,
+}
+
+impl MeshOptions {
+    pub(super) fn mapping(&self) -> Mapping {
+        Mapping { tp: self.tp.into(), pp: self.pp.into() }
+    }
+}
+
+/// All that decides what a model is compiled to.
+#[derive(Debug, Args)]
+pub(super) struct CompileOptions {
+    #[command(flatten)]
+    mesh: MeshOptions,
+    /// Layers per stage, such as 17,15; balanced by cost where not given.
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pp_partition: Option<Vec<usize>>,
+    /// What to minimise: time with a price on weight bytes beyond a rank's share, or time alone.
+    #[arg(long, value_enum, default_value_t = ObjectiveName::Memory)]
+    objective: ObjectiveName,
+    /// Device profile (JSON) for cost estimates; the bundled H200 profile where not given.
+    #[arg(long, value_name = "FILE")]
+    device: Option<PathBuf>,
+    #[command(flatten)]
+    rules: RuleOptions,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ObjectiveName {
+    Memory,
+    Latency,
+}
+
+impl CompileOptions {
+    pub(super) fn config(&self) -> Result<CompileConfig, Failure> {
+        let rules = self.rules.load()?;
+        let device = match &self.device {
+            None => Device::parse("h200", DEFAULT)?,
+            Some(p) => {
+                let text = std::fs::read_to_string(p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
+                Device::parse(&p.display().to_string(), &text)?
+            }
+        };
+        Ok(CompileConfig {
+            mapping: self.mesh.mapping(),
+            layers_per_stage: self.pp_partition.clone(),
+            objective: match self.objective {
+                ObjectiveName::Memory => Objective::Memory,
+                ObjectiveName::Latency => Objective::Latency,
+            },
+            device,
+            rules,
+            saturate: SaturateConfig::standard(),
+        })
+    }
+}
+
+/// Options for the choice of rules.
+#[derive(Debug, Args)]
+pub(super) struct RuleOptions {
+    /// Also read the *.rules files of this folder.
+    #[arg(long = "rules", value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Leave out a rule.
+    #[arg(long = "no-rule", value_name = "NAME")]
+    banned: Vec<String>,
+}
+
+impl RuleOptions {
+    pub(super) fn load(&self) -> Result<RuleSet, Failure> {
+        let mut files: Vec<(String, String)> =
+            BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
+        for dir in &self.dirs {
+            let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
+            let mut paths = vec![];
+            for entry in std::fs::read_dir(dir).map_err(error)? {
+                let path = entry.map_err(error)?.path();
+                if path.extension().is_some_and(|e| e == "rules") {
+                    paths.push(path);
+                }
+            }
+            if paths.is_empty() {
+                return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
+            }
+            paths.sort();
+            for p in paths {
+                let text = std::fs::read_to_string(&p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
+                files.push((p.display().to_string(), text));
+            }
+        }
+        let mut rules = RuleSet::read(files.iter().map(|(n, t)| (n.as_str(), t.as_str())))?;
+        rules.ban(&self.banned)?;
+        Ok(rules)
+    }
+}
