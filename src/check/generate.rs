@@ -422,7 +422,13 @@ impl Builder<'_> {
         }
         let attrs: Vec<Attr> = attrs.into_iter().flatten().collect();
         let op = Op::from_attrs(info.name, &attrs).ok_or(Miss::Untyped)?;
-        self.add(op, &inputs)
+        let made = self.add(op, &inputs)?;
+        let types: Vec<&[TensorType]> = inputs.iter().map(|i| &self.facts[i.index()].types[..]).collect();
+        let result = &self.facts[made.index()].types[..];
+        if !eval::numbers_are_neutral(&self.graph.node(made).op, &types, &o.args, result) {
+            return Err(Miss::Untyped);
+        }
+        Ok(made)
     }
 
     /// An operator of a class; all of them take turns.

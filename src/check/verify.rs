@@ -31,7 +31,7 @@ pub struct VerifyConfig {
 impl VerifyConfig {
     /// What the command line uses unless told otherwise.
     pub fn standard() -> VerifyConfig {
-        VerifyConfig { instances: 60, attempts: 30_000, seed: 1 }
+        VerifyConfig { instances: 200, attempts: 60_000, seed: 1 }
     }
 }
 
@@ -321,13 +321,15 @@ fn less_accurate(
     None
 }
 
-/// The first element that differs by more than is allowed. NaN equals NaN, an infinity itself.
+/// The first element that differs by more than is allowed. NaN equals NaN, an infinity any.
 fn differs(a: &[f64], b: &[f64], allowed: f64) -> Option<usize> {
     if a.len() != b.len() {
         return Some(0);
     }
     a.iter().zip(b).position(|(x, y)| {
-        let equal = x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= allowed;
+        // At a pole the sign of zero decides about that of infinity, and rewriting does not keep the former.
+        let equal =
+            x == y || x.is_nan() && y.is_nan() || x.is_infinite() && y.is_infinite() || (x - y).abs() <= allowed;
         !equal
     })
 }

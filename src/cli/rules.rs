@@ -37,8 +37,11 @@ struct VerifyOptions {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Instances that must agree, for each rule.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     instances: u32,
+    /// Also verify each rule without each guard of its `:if`: a guard that no counter-example needs is refused.
+    #[arg(long)]
+    mutate: bool,
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
@@ -74,6 +77,21 @@ fn verify_all(o: &VerifyOptions) -> Result<Outcome, Failure> {
             (Verdict::Holds { instances }, _) => {
                 held += 1;
                 print(&format!("ok  {}: {instances} instances {:?}\n", rule.name, start.elapsed()))?;
+                if o.mutate {
+                    for (i, g) in rule.guards.iter().enumerate() {
+                        if g.purpose == crate::rules::Purpose::Equality
+                            && matches!(g.kind, crate::rules::lang::GuardKind::Holds(_))
+                        {
+                            let v = verify(rule, Some(i), config);
+                            let what = match &v {
+                                Verdict::Wrong(_) => "needed".to_owned(),
+                                Verdict::Holds { instances } => format!("NOT NEEDED ({instances})"),
+                                Verdict::Untested { instances, .. } => format!("UNTESTED {instances}"),
+                            };
+                            print(&format!("   {what} {} {:?}\n", rules.excerpt(rule, &g.span), start.elapsed()))?;
+                        }
+                    }
+                }
             }
             (_, text) => {
                 refused += 1;

@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::facts::Facts;
-use super::lang::{Expr, Guard, GuardKind, TemplateHead, VarId};
+use super::lang::{Expr, Guard, GuardKind, Pattern, TemplateHead, VarId};
 use super::vocab::Value;
-use crate::ir::{Attr, Mapping, Op, OpRef};
+use crate::ir::{Attr, Mapping, Op, OpRef, TensorType, infer};
 
 /// What a variable is bound to. Tensors are named by `I`: e-classes in an e-graph, nodes in a graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +87,21 @@ pub fn template_op<I: Copy>(
             Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
         }
     }
+}
+
+/// Whether the numbers of a pattern leave the shape of a result alone: with scalars in their place the
+/// result would have the same types. A number that is written as a larger constant might widen it.
+pub fn numbers_are_neutral(op: &Op, operands: &[&[TensorType]], args: &[Pattern], result: &[TensorType]) -> bool {
+    let is_number = |i: usize| matches!(args.get(i), Some(Pattern::Number(_)));
+    let widens = |i: usize| is_number(i) && operands[i].first().is_some_and(|t| t.rank() > 0);
+    if !(0..operands.len()).any(widens) {
+        return true;
+    }
+    let scalars: Vec<Vec<TensorType>> =
+        operands.iter().map(|t| t.iter().map(|t| TensorType { dtype: t.dtype, shape: vec![] }).collect()).collect();
+    let plain: Vec<&[TensorType]> =
+        (0..operands.len()).map(|i| if is_number(i) { &scalars[i][..] } else { operands[i] }).collect();
+    infer(op, &plain).is_ok_and(|t| t == result)
 }
 
 /// The operands that a template splices in for its optional and remaining variables; `None` where one is

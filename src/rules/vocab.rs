@@ -234,6 +234,12 @@ pub static FUNCTIONS: &[Function] = &[
         eval: |a| Some(Attr::DType(a.class(0)?.ty().dtype)),
     },
     Function {
+        name: "float",
+        params: &[Class],
+        doc: "The elements are floating-point numbers.",
+        eval: |a| yes(a.class(0)?.ty().dtype.is_float()),
+    },
+    Function {
         name: "vector-of",
         params: &[Class, Class],
         doc: "The first tensor is a vector as long as the last axis of the second.",

@@ -5,8 +5,8 @@ use smallvec::SmallVec;
 
 use super::analysis::Graph;
 use super::language::ENode;
-use crate::ir::{Class, DType, Mapping};
-use crate::rules::eval::{Bind, Known, holds};
+use crate::ir::{Class, DType, Mapping, TensorType};
+use crate::rules::eval::{Bind, Known, holds, numbers_are_neutral};
 use crate::rules::facts::Facts;
 use crate::rules::lang::{AttrPattern, Guard, Head, OpPattern, Pattern, VarId};
 
@@ -122,7 +122,7 @@ impl Matcher<'_> {
             }
         }
         if ok {
-            self.operands(&p.args, &node.children, next);
+            self.operands(p, node, &node.children, next);
             let commutes = node.op.row().class == Class::Commutative;
             if let ([a, b], [x, y]) = (&p.args[..], &node.children[..])
                 && commutes
@@ -130,7 +130,7 @@ impl Matcher<'_> {
                 && a != b
             {
                 let swapped = [*y, *x];
-                self.operands(&p.args, &swapped, next);
+                self.operands(p, node, &swapped, next);
             }
         }
         for (v, u) in undo.into_iter().rev() {
@@ -138,8 +138,15 @@ impl Matcher<'_> {
         }
     }
 
-    fn operands(&mut self, patterns: &[Pattern], classes: &[Id], next: Option<&Todo<'_>>) {
-        match (patterns, classes) {
+    fn operands(&mut self, p: &OpPattern, node: &ENode, classes: &[Id], next: Option<&Todo<'_>>) {
+        if p.args.iter().any(|a| matches!(a, Pattern::Number(_))) {
+            let types: SmallVec<[&[TensorType]; 4]> = classes.iter().map(|&c| &self.eg[c].data.types[..]).collect();
+            let result = self.covers.last().map_or(&[][..], |&c| &self.eg[c].data.types[..]);
+            if !numbers_are_neutral(&node.op, &types, &p.args, result) {
+                return;
+            }
+        }
+        match (&p.args[..], classes) {
             ([p, rest @ ..], [c, others @ ..]) => self.chain(p, *c, rest, others, next),
             _ => self.go(next),
         }
