@@ -29,6 +29,8 @@ pub mod lower;
 
 pub mod pipeline;
 
+pub mod check;
+
 pub mod cli;
 pub mod diag;
 pub mod timing;

@@ -9,7 +9,7 @@ use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
 use crate::lower::{self, LowerError};
 use crate::partition::{self, PartitionError};
 use crate::rules::{Phase, RuleSet};
-use crate::saturate::{self, RuleConflict, SaturateConfig, SaturateStats, StopReason};
+use crate::saturate::{self, Program, RuleConflict, SaturateConfig, SaturateStats, StopReason};
 use crate::timing::Timings;
 use sinter_runtime::plan::Plan;
 
@@ -96,14 +96,28 @@ fn checked(stage: &'static str, graph: Graph) -> Result<Graph, CompileError> {
 
 /// Compiles an imported model.
 pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, CompileError> {
+    compile_with(model, config, &|_, program, graph, cost| extract::extract(program, graph, cost))
+}
+
+/// Chooses a program from the e-graph that the rules of some phases saturated. The graph is the one that
+/// the e-graph was made from.
+pub type Extractor<'a> = &'a dyn Fn(&[Phase], &Program, &Graph, &CostModel) -> Result<Extracted, ExtractError>;
+
+/// Compiles an imported model with an extraction of the caller's.
+pub fn compile_with(
+    model: &Imported,
+    config: &CompileConfig,
+    extractor: Extractor<'_>,
+) -> Result<Compiled, CompileError> {
     let mut t = Timings::default();
     let mapping = config.mapping;
     let imported = checked("import", model.graph.clone())?;
     let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
 
     let mut stats = vec![];
+    let raise = &mut Timings::default();
     let raised =
-        t.time("raise", || rewrite(&imported, &[Phase::Raise], config, &cost, &mut stats, &mut Timings::default()))?;
+        t.time("raise", || rewrite(&imported, &[Phase::Raise], config, &cost, extractor, &mut stats, raise))?;
     let original = raised.stats;
     let raised = checked("raise", mark_caches(raised.graph))?;
     partition::check_heads(&raised, mapping.tp)?;
@@ -111,7 +125,7 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
         t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
     let staged = checked("partition", staged)?;
 
-    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, &mut stats, &mut t)?;
+    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, extractor, &mut stats, &mut t)?;
     let graph = checked("extract", found.graph)?;
     let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
     let extract =
@@ -119,12 +133,13 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
     Ok(Compiled { plan, graph, raised, saturate: stats, extract, timings: t, device: cost.describe() })
 }
 
-/// Saturates a graph with the rules of some phases, one after the other, and extracts the cheapest program.
+/// Saturates a graph with the rules of some phases, one after the other, and extracts a program.
 fn rewrite(
     graph: &Graph,
     phases: &[Phase],
     config: &CompileConfig,
     cost: &CostModel,
+    extractor: Extractor<'_>,
     stats: &mut Vec<(Phase, SaturateStats)>,
     t: &mut Timings,
 ) -> Result<Extracted, CompileError> {
@@ -135,7 +150,7 @@ fn rewrite(
         let run = || saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made);
         stats.push((phase, t.time("saturate", run)?));
     }
-    Ok(t.time("extract", || extract::extract(&program, graph, cost))?)
+    Ok(t.time("extract", || extractor(phases, &program, graph, cost))?)
 }
 
 /// Marks the outputs that extend an input: caches, which the caller feeds back, so that their parts may

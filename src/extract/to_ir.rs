@@ -3,19 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
-use egg::{Id, Language as _};
+use egg::Id;
 
 use super::ExtractError;
 use super::space::{ClassId, Space};
 use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
 use crate::saturate::Program;
 
-pub(super) fn to_ir(
-    program: &Program,
-    graph: &Graph,
-    space: &Space,
-    term: &[Option<u32>],
-) -> Result<Graph, ExtractError> {
+/// Builds the program that takes one term of each class; only classes that the results need must have one.
+/// `graph` is the one that the e-graph was made from.
+pub fn to_ir(program: &Program, graph: &Graph, space: &Space, term: &[Option<u32>]) -> Result<Graph, ExtractError> {
     let eg = &program.eg;
     let missing = || ExtractError("a class has no term".into());
     // What the program needs; the operands of a part of a leaf are named by it, so they come along.
@@ -23,7 +20,7 @@ pub(super) fn to_ir(
     let mut stack = space.roots.clone();
     let operands = |c: ClassId| -> Result<Vec<ClassId>, ExtractError> {
         let t = space.term(c, term[c as usize].ok_or_else(missing)?);
-        Ok(t.node.children().iter().map(|&x| space.dense[&eg.find(x)]).collect())
+        Ok(space.operands(program, t).collect())
     };
     while let Some(c) = stack.pop() {
         if needed.insert(c) {

@@ -17,8 +17,6 @@ mod cli;
 mod determinism;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
-/// A rule's own terms, chosen wherever they may be, so that every rule is executed.
-mod forced;
 /// Random bytes and text never cause a panic.
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
@@ -31,3 +29,5 @@ mod saturate;
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.
 mod tidy;
+/// Any programs of the e-graphs, and the dearest ones, compute what the cheapest computes.
+mod worst;

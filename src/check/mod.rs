@@ -1,0 +1,4 @@
+//! Check: whether rules do what they say.
+
+pub mod case;
+pub mod choice;
