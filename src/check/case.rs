@@ -62,7 +62,7 @@ pub enum CaseError {
     Failed(String),
 }
 
-/// A value of the header with its line.
+/// A value of the header with its line; line 0 is the name of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     text: String,
@@ -154,18 +154,29 @@ impl Case {
             Phase::parse(p).ok_or_else(unknown)
         };
         let blocked = header.get("blocked").cloned();
-        let named = || blocked.is_none().then(|| Entry { text: name.to_owned(), line: 1 });
+        let named = || blocked.is_none().then(|| Entry { text: name.to_owned(), line: 0 });
         let words = |e: &Entry| {
             let entry = |w: &str| Entry { text: w.to_owned(), line: e.line };
             e.text.split_whitespace().map(entry).collect::<Vec<_>>()
         };
         let read = |from: usize, to: usize| graph(file, text, from, to);
         let end = text.lines().count();
+        let graph = read(start - 1, after.unwrap_or(end))?;
+        let stage = |n: &Node| match n.op {
+            Op::Boundary { stage } => usize::try_from(stage).unwrap_or(usize::MAX),
+            _ => n.stage.unwrap_or(0),
+        };
+        if let Some((_, n)) = graph.nodes().find(|(_, n)| stage(n) >= mapping.pp) {
+            let text = format!("`{}` is of a stage that `;; pp: {}` does not have", n.name, mapping.pp);
+            return Err(error(start, text));
+        }
+        // The e-graph takes no term that mixes stages.
+        saturate::analysis::facts(&graph).map_err(|e| error(start, e))?;
         Ok(Case {
             file: file.to_owned(),
             mapping,
             phases: phases.text.split_whitespace().map(phase).collect::<Result<_, _>>()?,
-            graph: read(start - 1, after.unwrap_or(end))?,
+            graph,
             after: after.map(|i| read(i + 1, end)).transpose()?,
             fires: header.get("rule").cloned().or_else(named),
             blocked,
@@ -254,12 +265,13 @@ impl Case {
             Some(r) if self.phases.contains(&r.phase) => Ok(()),
             Some(r) => {
                 let phase = r.phase.name();
-                Err(self.error(e.line, format!("`{}` is of phase {phase}, which the case does not run", e.text)))
+                Err(self.error(e.line.max(1), format!("`{}` is of phase {phase}, which the case does not run", e.text)))
             }
-            None => {
+            None if e.line == 0 => {
                 let help = "name the file after its rule, or write `;; rule: NAME`";
-                Err(self.error(e.line, format!("no rule is called `{}`: {help}", e.text)))
+                Err(self.error(1, format!("no rule is called `{}`: {help}", e.text)))
             }
+            None => Err(self.error(e.line, format!("no rule is called `{}`; `sinter rules list` shows all", e.text))),
         }
     }
 

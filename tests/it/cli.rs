@@ -22,7 +22,7 @@ pub(crate) fn sinter(dir: &Path, args: &[&str]) -> Ended {
 }
 
 /// Runs the program and checks its exit code.
-fn check(dir: &Path, code: i32, args: &[&str]) -> Ended {
+pub(crate) fn check(dir: &Path, code: i32, args: &[&str]) -> Ended {
     let ended = sinter(dir, args);
     assert_eq!(ended.code, Some(code), "{args:?}\n{}\n{}", ended.stdout, ended.stderr);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);

@@ -21,6 +21,8 @@ mod fixtures;
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
+/// Cases of rules that are wrong, and the commands for rule folders.
+mod rule_cases;
 /// Rule files with mistakes: all of them are reported, with their places.
 mod rule_errors;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.

@@ -1,4 +1,7 @@
-//! `sinter rules`: list the rules.
+//! `sinter rules`: list the rules, run their cases, start new ones.
+
+mod new;
+mod test;
 
 use std::fmt::Write as _;
 
@@ -20,10 +23,21 @@ enum Command {
         #[command(flatten)]
         rules: RuleOptions,
     },
+    /// Run the cases of rule folders: DIR/*.rules are the rules, DIR/cases/*.txt their cases.
+    Test(test::Options),
+    /// Write a first rule with its cases, as a starting point.
+    New(new::Options),
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
-    let Command::List { rules } = &o.command;
+    match &o.command {
+        Command::List { rules } => list(rules),
+        Command::Test(o) => test::run(o),
+        Command::New(o) => new::run(o),
+    }
+}
+
+fn list(rules: &RuleOptions) -> Result<Outcome, Failure> {
     let rules = rules.load()?;
     let width = rules.rules().iter().map(|r| r.name.len()).max().unwrap_or(0);
     let mut out = String::new();
