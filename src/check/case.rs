@@ -333,7 +333,7 @@ fn line_of(lines: &[&str], e: &VerifyError) -> usize {
         starts.iter().flatten().any(|s| l.starts_with(s.as_str()))
     };
     // Of two definitions of one name the second is wrong.
-    lines.iter().rposition(|l| defines(&l)).unwrap_or(0) + 1
+    lines.iter().rposition(defines).unwrap_or(0) + 1
 }
 
 fn agree(what: &str, graph: &Graph, got: &[(String, Tensor)], expected: &[(String, Tensor)]) -> Result<(), CaseError> {
@@ -373,7 +373,7 @@ fn extents(name: &str, ty: &TensorType, bindings: &Bindings) -> Result<Vec<usize
 fn tensor(random: &mut Random, dtype: DType, shape: &[usize]) -> Result<Tensor, String> {
     let mut bytes = vec![];
     for _ in 0..shape.iter().product::<usize>() {
-        let r = random.next();
+        let r = random.number();
         let x = (r % 2000) as f32 / 1000.0 - 1.0;
         match dtype {
             DType::F32 => bytes.extend(x.to_le_bytes()),

@@ -44,7 +44,7 @@ impl Random {
     }
 
     /// The next number, of 53 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -53,7 +53,7 @@ impl Random {
 
     fn shuffle<T>(&mut self, list: &mut [T]) {
         for i in (1..list.len()).rev() {
-            list.swap(i, (self.next() % (i as u64 + 1)) as usize);
+            list.swap(i, (self.number() % (i as u64 + 1)) as usize);
         }
     }
 }
