@@ -10,7 +10,7 @@ use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
 use crate::lower::{self, LowerError};
 use crate::partition::{self, PartitionError};
 use crate::rules::{Phase, RuleSet};
-use crate::saturate::{self, RuleConflict, SaturateConfig, SaturateStats, StopReason};
+use crate::saturate::{self, Program, RuleConflict, SaturateConfig, SaturateStats, StopReason};
 use crate::timing::Timings;
 use sinter_runtime::plan::Plan;
 
@@ -99,6 +99,19 @@ fn checked(stage: &'static str, graph: Graph) -> Result<Graph, CompileError> {
 
 /// Compiles an imported model.
 pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, CompileError> {
+    compile_with(model, config, &|_, program, graph, cost| extract::extract(program, graph, cost))
+}
+
+/// Chooses a program from the e-graph that the rules of some phases saturated. The graph is the one that
+/// the e-graph was made from.
+pub type Extractor<'a> = &'a dyn Fn(&[Phase], &Program, &Graph, &CostModel) -> Result<Extracted, ExtractError>;
+
+/// Compiles an imported model with an extraction of the caller's.
+pub fn compile_with(
+    model: &Imported,
+    config: &CompileConfig,
+    extractor: Extractor<'_>,
+) -> Result<Compiled, CompileError> {
     let mut t = Timings::default();
     let mapping = config.mapping;
     let imported = checked("import", model.graph.clone())?;
@@ -107,7 +120,7 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
     let mut log = Log::default();
     log.record.version = explain::VERSION;
     let mut inner = Timings::default();
-    let raised = rewrite(&imported, &[Phase::Raise], config, &cost, &mut log, &mut inner)?;
+    let raised = rewrite(&imported, &[Phase::Raise], config, &cost, extractor, &mut log, &mut inner)?;
     for &(name, ms) in inner.entries() {
         t.add(if name == "explain" { name } else { "raise" }, ms);
     }
@@ -118,7 +131,7 @@ pub fn compile(model: &Imported, config: &CompileConfig) -> Result<Compiled, Com
         t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
     let staged = checked("partition", staged)?;
 
-    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, &mut log, &mut t)?;
+    let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, extractor, &mut log, &mut t)?;
     let graph = checked("extract", found.graph)?;
     let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
     let extract =
@@ -134,12 +147,13 @@ struct Log {
     record: Record,
 }
 
-/// Saturates a graph with the rules of some phases, one after the other, and extracts the cheapest program.
+/// Saturates a graph with the rules of some phases, one after the other, and extracts a program.
 fn rewrite(
     graph: &Graph,
     phases: &[Phase],
     config: &CompileConfig,
     cost: &CostModel,
+    extractor: Extractor<'_>,
     log: &mut Log,
     t: &mut Timings,
 ) -> Result<Extracted, CompileError> {
@@ -150,7 +164,7 @@ fn rewrite(
         let run = || saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made);
         log.stats.push((phase, t.time("saturate", run)?));
     }
-    let mut found = t.time("extract", || extract::extract(&program, graph, cost))?;
+    let mut found = t.time("extract", || extractor(phases, &program, graph, cost))?;
     t.time("explain", || {
         let (after, terms) = (&mut found.graph, &found.terms);
         saturate::explain(&program, graph, after, terms, &config.rules, &config.mapping, &mut log.record);

@@ -81,10 +81,10 @@ impl CompileOptions {
 pub(super) struct RuleOptions {
     /// Also read the *.rules files of this folder.
     #[arg(long = "rules", value_name = "DIR")]
-    dirs: Vec<PathBuf>,
+    pub(super) dirs: Vec<PathBuf>,
     /// Leave out a rule.
     #[arg(long = "no-rule", value_name = "NAME")]
-    banned: Vec<String>,
+    pub(super) banned: Vec<String>,
 }
 
 impl RuleOptions {

@@ -13,7 +13,8 @@ mod to_ir;
 use egg::Language as _;
 
 use self::search::Selection;
-use self::space::Space;
+pub use self::space::{ClassId, Space, Term};
+pub use self::to_ir::to_ir;
 use crate::cost::CostModel;
 use crate::ir::{Graph, NodeId, Op};
 use crate::saturate::Program;
@@ -101,7 +102,7 @@ pub fn extract(program: &Program, graph: &Graph, cost: &CostModel) -> Result<Ext
     stats.chosen_ns = s.total;
     stats.chosen_time_ns = time(&space, &s);
     stats.bound_ns = bound::lower_bound(&space).min(stats.chosen_ns);
-    let (graph, terms) = to_ir::to_ir(program, graph, &space, &s.term)?;
+    let (graph, terms) = to_ir(program, graph, &space, &s.term)?;
     Ok(Extracted { graph, terms, stats })
 }
 

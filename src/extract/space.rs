@@ -13,21 +13,22 @@ use crate::saturate::Program;
 use crate::saturate::language::ENode;
 
 /// A class, by dense number.
-pub(super) type ClassId = u32;
+pub type ClassId = u32;
 
 /// A candidate term.
-pub(super) struct Term {
-    pub(super) node: ENode,
+pub struct Term {
+    /// The term itself.
+    pub node: ENode,
     /// What the term itself costs, without its operands.
-    pub(super) cost: u64,
+    pub cost: u64,
     /// Part of `cost` that is a price on memory, not time.
     pub(super) surplus: u64,
     /// Distinct classes that it needs. Empty for a part of a leaf, which the host cuts.
     pub(super) needs: SmallVec<[ClassId; 4]>,
 }
 
-/// All classes with their terms.
-pub(super) struct Space {
+/// All classes with their terms, in a fixed order.
+pub struct Space {
     pub(super) terms: Vec<Vec<Term>>,
     pub(super) ids: Vec<Id>,
     pub(super) roots: Vec<ClassId>,
@@ -42,7 +43,8 @@ pub(super) struct Space {
 const SHAPE_ROUNDS: usize = 3;
 
 impl Space {
-    pub(super) fn new(program: &Program, cost: &CostModel) -> Space {
+    /// The candidates of a program with their costs.
+    pub fn new(program: &Program, cost: &CostModel) -> Space {
         let eg = &program.eg;
         let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
         ids.sort_unstable();
@@ -110,8 +112,29 @@ impl Space {
         terms.zip(costs).for_each(|(t, c)| t.cost = c);
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Number of classes.
+    pub fn len(&self) -> usize {
         self.terms.len()
+    }
+
+    /// Whether there is no class.
+    pub fn is_empty(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The candidates of a class.
+    pub fn terms(&self, class: ClassId) -> &[Term] {
+        &self.terms[class as usize]
+    }
+
+    /// The classes of the results.
+    pub fn roots(&self) -> &[ClassId] {
+        &self.roots
+    }
+
+    /// The classes of a term's operands. Unlike what it needs, they include the leaf of a part.
+    pub fn operands<'a>(&'a self, program: &'a Program, term: &'a Term) -> impl Iterator<Item = ClassId> + 'a {
+        term.node.children().iter().map(|&x| self.dense[&program.eg.find(x)])
     }
 
     pub(super) fn term(&self, class: ClassId, term: u32) -> &Term {

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
-use egg::{Id, Language as _};
+use egg::Id;
 
 use super::ExtractError;
 use super::space::{ClassId, Space};
@@ -14,7 +14,9 @@ use crate::saturate::language::ENode;
 /// Position in the original graph, the places of the operands, the operator, the class.
 type Place<'a> = (u32, Vec<u32>, &'a Op, ClassId);
 
-pub(super) fn to_ir(
+/// Builds the program that takes one term of each class, and tells which term each node was; only classes
+/// that the results need must have one. `graph` is the one that the e-graph was made from.
+pub fn to_ir(
     program: &Program,
     graph: &Graph,
     space: &Space,
@@ -27,7 +29,7 @@ pub(super) fn to_ir(
     let mut stack = space.roots.clone();
     let operands = |c: ClassId| -> Result<Vec<ClassId>, ExtractError> {
         let t = space.term(c, term[c as usize].ok_or_else(missing)?);
-        Ok(t.node.children().iter().map(|&x| space.dense[&eg.find(x)]).collect())
+        Ok(space.operands(program, t).collect())
     };
     while let Some(c) = stack.pop() {
         if needed.insert(c) {

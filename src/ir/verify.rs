@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Graph, infer};
+use super::{Graph, TensorType, infer};
 
 /// A defect of a graph. Import errors are found before a graph exists, so this is a defect of the
 /// stage that made the graph, or of a text form that was written by hand.
@@ -31,7 +31,13 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
         let operands: Vec<&[_]> = node.inputs.iter().map(|&i| &graph.node(i).types[..]).collect();
         let types = infer(&node.op, &operands).map_err(|e| error(e.message))?;
         if types != node.types {
-            return Err(error(format!("declared {:?}, inferred {types:?}", node.types)));
+            let text = |types: &[TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(error(format!(
+                "declared as {}, but `{}` gives {}",
+                text(&node.types),
+                node.op.name(),
+                text(&types)
+            )));
         }
     }
     let mut results = BTreeSet::new();

@@ -12,6 +12,7 @@ use sinter_runtime::plan::{
     self, Buffer, CertificateError, InputDecl, OutputDecl, Plan, Range, Source, Stage, Step, Value, ValueId,
     WeightEntry,
 };
+use sinter_runtime::tensor::Tensor;
 
 use crate::cost::CostModel;
 use crate::import::Weights;
@@ -380,6 +381,18 @@ pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Res
             range: *range,
             cut: part.map(|p| (p.dim, p.of(column, plan.mapping.size(p.axis)), p.parts)),
         });
+    }
+    Ok(out)
+}
+
+/// The weights of all ranks in memory, from which the executor takes them as from a plan folder.
+pub fn rank_weights(plan: &Plan, weights: &Weights) -> Result<BTreeMap<(usize, String), Tensor>, LowerError> {
+    let mut out = BTreeMap::new();
+    for rank in 0..plan.mapping.world() {
+        for entry in weight_entries(plan, rank, weights)? {
+            let tensor = entry.tensor().map_err(|e| LowerError::Invalid(e.to_string()))?;
+            out.insert((rank, entry.key), tensor);
+        }
     }
     Ok(out)
 }

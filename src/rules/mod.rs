@@ -82,6 +82,13 @@ impl RuleSet {
         }
     }
 
+    /// These rules and those of another file.
+    pub fn with(&self, file: &str, text: &str) -> Result<RuleSet, RuleError> {
+        let mut more = RuleSet::read([(file, text)])?;
+        more.rules.splice(0..0, self.rules.iter().cloned());
+        Ok(more)
+    }
+
     /// The bundled rules.
     pub fn bundled() -> Result<RuleSet, RuleError> {
         RuleSet::read(BUNDLED.iter().copied())

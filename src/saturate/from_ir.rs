@@ -1,6 +1,6 @@
 //! From a graph to an e-graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use egg::Id;
@@ -50,6 +50,13 @@ pub fn load(graph: &Graph) -> Program {
 }
 
 impl Program {
+    /// The e-nodes that a rule made, in canonical form.
+    pub fn made_by(&self, rule: &str) -> HashSet<ENode> {
+        use egg::Language as _;
+        let made = self.made.iter().filter(|(_, p)| p.rule.name == rule);
+        made.map(|(n, _)| n.clone().map_children(|c| self.eg.find(c))).collect()
+    }
+
     /// Who made each e-node first, by its canonical form.
     pub fn provenance(&self) -> HashMap<ENode, &Arc<Provenance>> {
         use egg::Language as _;

@@ -246,3 +246,59 @@ fn options_and_rules() {
     ]);
     insta::assert_snapshot!(text);
 }
+
+/// A rule folder with one rule and the given case, and the arguments that test it.
+fn rule_folder(dir: &Path, case: Option<&str>) -> Vec<&'static str> {
+    std::fs::create_dir_all(dir.join("own")).unwrap();
+    std::fs::write(dir.join("own/own.rules"), "(rule own :phase raise (neg (neg ?x)) => ?x)\n").unwrap();
+    if let Some(text) = case {
+        std::fs::create_dir_all(dir.join("own/cases")).unwrap();
+        std::fs::write(dir.join("own/cases/own.txt"), text).unwrap();
+    }
+    vec!["rules", "test", "own"]
+}
+
+#[test]
+fn rule_folders() {
+    let text = check_all(&[
+        ("test-nothing", |_| vec!["rules", "test"]),
+        ("test-absent", |_| vec!["rules", "test", "absent"]),
+        ("test-no-cases", |d| rule_folder(d, None)),
+        ("test-cases-are-a-file", |d| {
+            let args = rule_folder(d, None);
+            std::fs::write(d.join("own/cases"), "").unwrap();
+            args
+        }),
+        ("rules-test-mistakes", |d| {
+            let args = rule_folder(d, Some(""));
+            std::fs::write(d.join("own/own.rules"), "(rule own :phase raise (nag ?x) => ?x)\n").unwrap();
+            args
+        }),
+        ("new-bad-name", |_| vec!["rules", "new", "MyRule"]),
+        ("new-name-with-a-slash", |_| vec!["rules", "new", "../my-rule"]),
+        ("new-empty-word", |_| vec!["rules", "new", "my--rule"]),
+        ("new-bundled-name", |_| vec!["rules", "new", "silu-mul"]),
+        ("new-unknown-phase", |_| vec!["rules", "new", "my-rule", "--phase", "lower"]),
+        ("new-own-name", |d| {
+            rule_folder(d, None);
+            vec!["rules", "new", "own", "--dir", "own"]
+        }),
+        ("new-file-exists", |d| {
+            rule_folder(d, Some(""));
+            std::fs::write(d.join("own/cases/my-rule.txt"), "").unwrap();
+            vec!["rules", "new", "my-rule", "--dir", "own"]
+        }),
+        ("new-dir-is-a-file", |d| {
+            std::fs::write(d.join("own"), "").unwrap();
+            vec!["rules", "new", "my-rule", "--dir", "own"]
+        }),
+        ("new-example-in-use", |d| {
+            rule_folder(d, None);
+            let text =
+                "(rule own :phase fuse (mul (mul ?x (sigmoid ?x)) ?y) => (silu_mul ?x ?y) :if ((same-shape ?x ?y)))";
+            std::fs::write(d.join("own/own.rules"), text).unwrap();
+            vec!["rules", "new", "my-rule", "--dir", "own"]
+        }),
+    ]);
+    insta::assert_snapshot!(text);
+}

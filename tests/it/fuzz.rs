@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use sinter::check::case::Case;
 use sinter::import;
 use sinter::ir;
-use sinter::rules::{BUNDLED, parse_file};
+use sinter::rules::{BUNDLED, RuleSet, parse_file};
 
 use crate::fixtures;
 
@@ -58,6 +59,25 @@ fn check_rules(text: &str) {
     if let Err(errors) = parse_file("fuzz.rules", text) {
         assert!(!errors.is_empty());
         errors.iter().for_each(|e| drop(e.render(text)));
+    }
+}
+
+/// The cases of the bundled rules with their names, in a fixed order.
+static CASES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+    let entries = std::fs::read_dir(fixtures::root().join("tests/cases/saturate")).unwrap();
+    let mut paths: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    let name = |p: &Path| p.file_stem().unwrap().to_string_lossy().into_owned();
+    paths.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
+});
+
+/// A case passes or does not, but no rule makes another program of it. A kernel's panic is in the message.
+fn check_case(name: &str, text: &str) {
+    static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::bundled().unwrap());
+    let checked = Case::parse("fuzz.txt", name, text).and_then(|c| c.check(&RULES));
+    if let Err(e) = checked {
+        let e = e.to_string();
+        assert!(!e.contains("panic") && !e.contains("computes another"), "{e}\n{text}");
     }
 }
 
@@ -146,5 +166,21 @@ proptest! {
         let few = lines[start..lines.len().min(start + 12)].join("\n");
         check_graph(&damage(&format!("graph \"x\" {{\n{few}\n}}\n"), &edits));
         check_graph(&damage(SMALL, &edits));
+    }
+
+    #[test]
+    fn damaged_cases(
+        file in any::<prop::sample::Index>(),
+        digits in prop::collection::vec((any::<prop::sample::Index>(), prop::char::range('0', '9')), 1..3),
+        others in prop::option::weighted(0.2, edits()),
+    ) {
+        // Other numbers leave the case readable, so that it is executed.
+        let (name, text) = &CASES[file.index(CASES.len())];
+        let mut text: Vec<char> = text.chars().collect();
+        let is_place = |i: usize| text[i].is_ascii_digit() && !text[..i].ends_with(&['f']) && !text[..i].ends_with(&['f', '3']);
+        let places: Vec<usize> = (0..text.len()).filter(|&i| is_place(i)).collect();
+        digits.iter().filter(|_| !places.is_empty()).for_each(|(at, c)| text[places[at.index(places.len())]] = *c);
+        let text: String = text.into_iter().collect();
+        check_case(name, &damage(&text, &others.unwrap_or_default()));
     }
 }

@@ -19,14 +19,14 @@ mod determinism;
 mod diff;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
-/// A rule's own terms, chosen wherever they may be, so that every rule is executed.
-mod forced;
 /// Random bytes and text never cause a panic.
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
 /// The evaluator in f64 against the kernels, ONNX Runtime and closed forms.
 mod reference;
+/// Cases of rules that are wrong, and the commands for rule folders.
+mod rule_cases;
 /// Rule files with mistakes: all of them are reported, with their places.
 mod rule_errors;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.
@@ -35,3 +35,5 @@ mod saturate;
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.
 mod tidy;
+/// Any programs of the e-graphs, and the dearest ones, compute what the cheapest computes.
+mod worst;

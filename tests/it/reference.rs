@@ -1,100 +1,12 @@
 //! The evaluator in f64 against the kernels, against ONNX Runtime's outputs, and against closed forms.
 
-use std::collections::BTreeMap;
-
 use sinter::check::eval::{Array, Evaluator, Reason, Rounding, whole};
-use sinter::cost::CostModel;
-use sinter::import::Weights;
+use sinter::check::outputs;
+use sinter::check::random::Random;
 use sinter::ir::{self, Bindings, DType, Dim, Graph, MeshAxis, Node, Op, Real, TensorType};
 use sinter_runtime::compare::{Tolerance, compare};
-use sinter_runtime::tensor::Tensor;
 
 use crate::fixtures;
-use crate::saturate::{self, Case};
-
-fn array(t: &Tensor) -> Array {
-    Array { shape: t.shape.clone(), data: t.to_f64() }
-}
-
-/// A tensor of an element type, of values that have it.
-fn tensor(dtype: DType, a: &Array) -> Tensor {
-    let mut bytes = vec![];
-    for &v in &a.data {
-        match dtype {
-            DType::F64 => bytes.extend(v.to_le_bytes()),
-            DType::F32 => bytes.extend((v as f32).to_le_bytes()),
-            DType::F16 => bytes.extend(half::f16::from_f64(v).to_le_bytes()),
-            DType::BF16 => bytes.extend(half::bf16::from_f64(v).to_le_bytes()),
-            DType::I64 => bytes.extend((v as i64).to_le_bytes()),
-            DType::I32 => bytes.extend((v as i32).to_le_bytes()),
-            DType::I8 => bytes.extend((v as i8).to_le_bytes()),
-            DType::U8 | DType::Bool => bytes.push(v as u8),
-        }
-    }
-    Tensor::from_bytes(dtype, &a.shape, &bytes).unwrap()
-}
-
-/// The outputs of a graph by the evaluator, as storage rounds them.
-fn outputs(
-    graph: &Graph,
-    tp: usize,
-    bindings: &Bindings,
-    inputs: &BTreeMap<String, Tensor>,
-    weights: &Weights,
-) -> Result<Vec<(String, Tensor)>, String> {
-    let mut evaluator = Evaluator::new(graph, tp, bindings, Rounding::Storage);
-    for (id, n) in graph.nodes() {
-        match &n.op {
-            Op::Input { name, .. } => evaluator.set(id, array(&inputs[name])),
-            Op::Weight { name, .. } => {
-                let w = &weights.0[name];
-                let shape: Vec<usize> = w.ty.shape.iter().map(|d| d.eval(bindings).unwrap() as usize).collect();
-                evaluator.set(id, array(&Tensor::from_bytes(w.ty.dtype, &shape, &w.bytes).unwrap()));
-            }
-            _ => {}
-        }
-    }
-    let values = evaluator.run().map_err(|e| e.to_string())?;
-    let output = |o: &ir::Output| {
-        let a = whole(&values[o.value.index()][0], o.part).map_err(|e| format!("{}: {e}", o.name))?;
-        Ok((o.name.clone(), tensor(graph.node(o.value).ty().dtype, &a)))
-    };
-    graph.outputs().iter().map(output).collect()
-}
-
-/// The outputs of a form of a case's program by the evaluator, on the data on which it is executed.
-pub(crate) fn evaluate(case: &Case, graph: &Graph) -> Result<Vec<(String, Tensor)>, String> {
-    let data = saturate::data(case);
-    outputs(graph, case.tp, &data.bindings, &data.inputs, &data.weights)
-}
-
-#[test]
-fn kernels_agree_on_every_case() {
-    let mut paths: Vec<_> = std::fs::read_dir(fixtures::root().join("tests/cases/saturate"))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "txt"))
-        .collect();
-    paths.sort();
-    let mut problems = vec![];
-    let mut compared = 0;
-    for path in paths {
-        let case = Case::read(&path).unwrap();
-        if case.not_executed.is_some() {
-            continue;
-        }
-        let config = case.config();
-        let cost = CostModel::new(config.device.clone(), config.mapping, config.objective, &case.graph);
-        let agreed = saturate::execute(&case, &case.graph, &cost)
-            .and_then(|got| saturate::agree("evaluated", &evaluate(&case, &case.graph)?, &got));
-        compared += 1;
-        if let Err(e) = agreed {
-            problems.push(format!("{}: {e}", path.display()));
-        }
-    }
-    println!("{compared} cases compared");
-    assert!(problems.is_empty(), "{} cases differ:\n{}", problems.len(), problems.join("\n"));
-}
 
 #[test]
 fn models_agree_with_onnx_runtime() {
@@ -466,11 +378,11 @@ fn no_graph_makes_it_panic() {
     ];
     let dtypes = [DType::F32, DType::F32, DType::F16, DType::I64, DType::U8, DType::Bool];
     let numbers = [0.0, 1.0, -2.0, 0.5, f64::NAN, f64::INFINITY, 1e300, 3.0, -1.0];
-    let mut random = saturate::Random(0x2545_F491_4F6C_DD1D);
+    let mut random = Random::new(1);
     let mut evaluated = 0;
     for op in any_operators() {
         for round in 0..400 {
-            let mut pick = |n: usize| random.next() as usize % n;
+            let mut pick = |n: usize| random.number() as usize % n;
             let arity = if round % 50 == 0 { pick(4) } else { op.info().min_inputs + pick(2) };
             // Half of the time all operands are alike, so that they often fit.
             let (like, shape, dtype) = (pick(2) == 0, pick(shapes.len()), pick(dtypes.len()));

@@ -95,6 +95,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("pipeline", &["cost", "explain", "extract", "import", "ir", "lower", "partition", "rules", "saturate", "timing"]),
+    ("check", &["cost", "diag", "extract", "import", "ir", "lower", "pipeline", "rules", "saturate"]),
     ("import", &["ir"]),
     ("saturate", &["explain", "ir", "rules"]),
     ("explain", &[]),
@@ -103,7 +104,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The facts of the analysis tell what each stage may compute for itself.
     ("partition", &["cost", "ir", "saturate"]),
     ("lower", &["cost", "import", "ir"]),
-    ("check", &["cost", "diag", "extract", "ir", "lower", "import", "rules", "saturate"]),
     ("rules", &["diag", "ir"]),
     ("cost", &["ir"]),
     ("diff", &["ir"]),

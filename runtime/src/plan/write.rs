@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan, Range};
 use crate::dtype::DType;
-use crate::tensor::{byte_len, for_each_run};
+use crate::tensor::{Tensor, byte_len, for_each_run};
 
 /// Why a plan could not be written. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,20 @@ impl WeightEntry<'_> {
 
     fn bytes(&self) -> usize {
         byte_len(self.dtype, &self.shape).unwrap_or(0)
+    }
+
+    /// The part as a tensor, for ranks that take their weights from memory.
+    pub fn tensor(&self) -> Result<Tensor, WriteError> {
+        self.check()?;
+        let error = |e: crate::tensor::TensorError| WriteError::Weight { key: self.key.clone(), why: e.to_string() };
+        let mut out = Tensor::zeros(self.dtype, &self.shape).map_err(error)?;
+        let mut at = 0;
+        for_each_run(self.dtype, &self.source_shape, &self.window(), |r| {
+            let n = r.len();
+            out.bytes_mut()[at..at + n].copy_from_slice(&self.source[r]);
+            at += n;
+        });
+        Ok(out)
     }
 
     /// The positions along each axis that the entry has.

@@ -1,9 +1,9 @@
 //! What operands and attributes an operator may have: types and values that it accepts.
 
+use super::super::hints::Hint;
+use super::super::random::Random;
+use super::super::shapes::{self, ty};
 use super::{Attempt, Builder, FLOATS, Miss};
-use crate::check::hints::Hint;
-use crate::check::random::Random;
-use crate::check::shapes::{self, ty};
 use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, OpInfo, Real, TensorType};
 use crate::rules::eval::{self, Bind};
 use crate::rules::lang::{AttrPattern, VarId};

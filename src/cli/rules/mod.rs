@@ -1,4 +1,7 @@
-//! `sinter rules`: list and verify the rules.
+//! `sinter rules`: list and verify the rules, run their cases, start new ones.
+
+mod new;
+mod test;
 
 use std::fmt::Write as _;
 
@@ -24,6 +27,10 @@ enum Command {
     },
     /// Evaluate both sides of rules on random tensors and simulated ranks.
     Verify(VerifyOptions),
+    /// Run the cases of rule folders: DIR/*.rules are the rules, DIR/cases/*.txt their cases.
+    Test(test::Options),
+    /// Write a first rule with its cases, as a starting point.
+    New(new::Options),
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +55,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     match &o.command {
         Command::List { rules } => list(rules),
         Command::Verify(o) => verify_all(o),
+        Command::Test(o) => test::run(o),
+        Command::New(o) => new::run(o),
     }
 }
 
