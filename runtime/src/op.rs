@@ -359,9 +359,9 @@ ops! {
     AddRmsNorm = "add_rms_norm", Fused, 3..=3, 2, { eps: Real };
     /// (x, r, weight, bias) to (layer_norm(x + r), x + r).
     AddLayerNorm = "add_layer_norm", Fused, 4..=4, 2, { eps: Real };
-    /// (x, r, weight) to (rms_norm(s), s) with s = all_reduce(x) + r.
+    /// (x, r, weight) to (rms_norm(s), s) with s = all_reduce(x) + r; r and weight are equal on all ranks.
     ArResidualRmsNorm = "ar_residual_rms_norm", Fused, 3..=3, 2, { axis: MeshAxis, eps: Real };
-    /// (x, r, weight, bias) to (layer_norm(s), s) with s = all_reduce(x) + r.
+    /// (x, r, weight, bias) to (layer_norm(s), s) with s = all_reduce(x) + r; all but x are equal on all ranks.
     ArResidualLayerNorm = "ar_residual_layer_norm", Fused, 4..=4, 2, { axis: MeshAxis, eps: Real };
     /// (gate, up): silu(gate) * up.
     SiluMul = "silu_mul", Fused, 2..=2, 1, {};

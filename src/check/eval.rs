@@ -90,6 +90,9 @@ pub enum Reason {
     /// A tensor, or all of them together, would take too much memory.
     #[error("{0} elements are too many to evaluate")]
     TooLarge(String),
+    /// An operand that must be equal on all ranks is not.
+    #[error("operand {0} differs between the ranks, and the kernel may read that of any rank")]
+    Varies(usize),
     /// The evaluator does not know what this means.
     #[error("{0} is not supported")]
     Unsupported(String),
@@ -204,6 +207,15 @@ pub struct Evaluator<'a> {
     bindings: &'a Bindings,
     rounding: Rounding,
     given: BTreeMap<NodeId, Array>,
+}
+
+/// Refuses operands that differ between the ranks where a kernel takes those of one rank for all.
+fn equal_on_ranks(x: &[Operand<'_>]) -> Result<()> {
+    let varies = |o: &Operand<'_>| o.by_rank.windows(2).any(|w| w[0] != w[1]);
+    match x.iter().position(varies) {
+        Some(i) => Err(Reason::Varies(i + 1)),
+        None => Ok(()),
+    }
 }
 
 impl<'a> Evaluator<'a> {
@@ -341,11 +353,13 @@ impl<'a> Evaluator<'a> {
                 Ok(vec![(0..self.tp).map(rank).collect::<Result<_>>()?])
             }
             Op::ArResidualRmsNorm { axis, eps } => {
+                equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
                 x[0].by_rank = &sum;
                 self.by_rank(&Op::AddRmsNorm { eps: *eps }, &x, &dtypes, node, declared)
             }
             Op::ArResidualLayerNorm { axis, eps } => {
+                equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
                 x[0].by_rank = &sum;
                 self.by_rank(&Op::AddLayerNorm { eps: *eps }, &x, &dtypes, node, declared)

@@ -216,7 +216,7 @@ impl Builder<'_> {
                 }
             },
             Pattern::Number(x) => {
-                let n = self.constant(*x, want.dtype, &want.shape, false)?;
+                let n = self.constant(*x, want.dtype, &want.shape)?;
                 self.exact.push((n, *x));
                 Ok(n)
             }
@@ -235,21 +235,24 @@ impl Builder<'_> {
     }
 
     /// A constant with equal elements: a scalar most often, else of a shape that broadcasts.
-    fn constant(&mut self, x: f64, dtype: DType, shape: &[Dim], scalar: bool) -> Attempt<NodeId> {
-        let one = Literal::scalar(dtype, x);
+    fn constant(&mut self, x: f64, dtype: DType, shape: &[Dim]) -> Attempt<NodeId> {
         let shape: Vec<usize> = match self.random.below(10) {
             0 => vec![1; 1 + self.random.below(2)],
-            1 if !scalar => {
+            1 => {
                 let to = shapes::broadcasts_to(self.random, shape);
                 to.iter().map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)).collect()
             }
             _ => vec![],
         };
+        self.constant_of(x, dtype, &shape)
+    }
+
+    fn constant_of(&mut self, x: f64, dtype: DType, shape: &[usize]) -> Attempt<NodeId> {
         let n: usize = shape.iter().product();
         if n > 64 {
             return Err(Miss::Untyped);
         }
-        let value = Literal { dtype, shape, data: one.data.repeat(n) };
+        let value = Literal { dtype, shape: shape.to_vec(), data: Literal::scalar(dtype, x).data.repeat(n) };
         self.add(Op::Const { value }, &[])
     }
 
@@ -284,8 +287,23 @@ impl Builder<'_> {
         if h.constant && self.random.chance(95) {
             let x = h.value.filter(|_| self.random.chance(90));
             let x = x.unwrap_or_else(|| *self.random.pick(&[0.5, 2.0, -1.5, 0.125, 3.0, 1.0]));
-            let shape = if h.rank == Some(0) { vec![] } else { t.shape.clone() };
-            return self.constant(x, t.dtype, &shape, h.scalar);
+            return match (h.single, h.scalar) {
+                (true, _) => {
+                    let rank = self.random.below(3);
+                    self.constant_of(x, t.dtype, &vec![1; rank])
+                }
+                (_, true) => self.constant_of(x, t.dtype, &[]),
+                _ if h.misshapen && self.random.chance(75) => {
+                    let shape: Vec<usize> = if self.random.chance(60) {
+                        vec![1; 1 + self.random.below(5)]
+                    } else {
+                        let wide = shapes::partner(self.random, &self.pool, &t.shape);
+                        wide.iter().map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)).collect()
+                    };
+                    self.constant_of(x, t.dtype, &shape)
+                }
+                _ => self.constant(x, t.dtype, &t.shape.clone()),
+            };
         }
         // Now and then something else than what was asked for: what guards must exclude, or types refuse.
         match self.random.below(24) {
@@ -309,8 +327,9 @@ impl Builder<'_> {
         }
         let r = self.random.below(100);
         match (h.weight, h.leaf, h.computed, h.replicated) {
-            (true, ..) if r < 80 => self.weight(t),
-            (true, ..) if r < 92 => self.computed_weight(t),
+            (true, ..) if r < 72 => self.weight(t),
+            (true, ..) if r < 84 => self.computed_weight(t),
+            (true, ..) if r < 92 => self.part_of_weight(t),
             (_, true, ..) if r < 45 => self.weight(t),
             (_, true, ..) if r < 92 => self.input(t),
             (_, _, true, _) if r < 92 => self.computed(t),
@@ -343,6 +362,15 @@ impl Builder<'_> {
     fn computed_weight(&mut self, t: TensorType) -> Attempt<NodeId> {
         let w = self.weight(t.clone())?;
         if t.dtype.is_float() { self.add(Op::Neg {}, &[w]) } else { Ok(w) }
+    }
+
+    /// A weight that differs between the ranks.
+    fn part_of_weight(&mut self, mut t: TensorType) -> Attempt<NodeId> {
+        let parts = self.parts;
+        let Some(d) = t.shape.first_mut() else { return self.weight(t) };
+        *d = &*d * &Dim::from(parts);
+        let w = self.weight(t)?;
+        self.add(Op::Shard { dim: 0, axis: MeshAxis::Tp, parts }, &[w])
     }
 
     /// A replicated tensor that depends on an input and on a matrix, so that it belongs to a stage.
@@ -469,6 +497,10 @@ impl Builder<'_> {
             Pattern::Var(_) => 2,
             Pattern::Number(_) => 3,
         });
+        // Now and then the other way round, so that terms adapt to new variables.
+        if self.random.chance(20) {
+            order.reverse();
+        }
         order.extend(o.args.len()..n);
         for i in order {
             let known: Vec<Option<TensorType>> =

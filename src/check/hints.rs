@@ -15,6 +15,10 @@ pub(super) struct Hint {
     pub(super) scalar: bool,
     /// A constant whose elements are equal.
     pub(super) constant: bool,
+    /// One element, whatever the number of axes.
+    pub(super) single: bool,
+    /// A constant of any shape, also of one that widens the result.
+    pub(super) misshapen: bool,
     /// The number that a constant is equal to.
     pub(super) value: Option<f64>,
     /// Computed from weights.
@@ -43,17 +47,45 @@ pub(super) struct Hint {
     pub(super) shape_of: Option<(&'static str, VarId, usize)>,
 }
 
-/// The hints of a rule, by variable, without those of some guards.
+/// The hints of a rule, by variable. In place of a guard that is left out, look where it barely fails.
 pub(super) fn hints(rule: &Rule, without: Option<usize>) -> BTreeMap<VarId, Hint> {
     let mut out = BTreeMap::new();
     for (i, g) in rule.guards.iter().enumerate() {
-        if let GuardKind::Holds(Expr::Call(f, args, _)) = &g.kind
-            && Some(i) != without
-        {
+        let GuardKind::Holds(Expr::Call(f, args, _)) = &g.kind else { continue };
+        if Some(i) == without {
+            near_miss(f.name, args, &mut out);
+        } else {
             learn(f.name, args, &mut out);
         }
     }
     out
+}
+
+fn near_miss(name: &'static str, args: &[Expr], out: &mut BTreeMap<VarId, Hint>) {
+    // Constants, but of any shape.
+    let misshapen = |h: &mut Hint| (h.constant, h.misshapen) = (true, true);
+    let calls = |name: &str| match args.first() {
+        Some(Expr::Call(f, inner, _)) if f.name == name => inner.first(),
+        _ => None,
+    };
+    match (name, args.first()) {
+        ("scalar", Some(Expr::Var(v))) => misshapen(out.entry(*v).or_default()),
+        ("=", _) => {
+            if let Some(Expr::Var(v)) = calls("elements") {
+                misshapen(out.entry(*v).or_default());
+            }
+        }
+        // The right number of copies in the wrong places.
+        ("repeats-heads", Some(Expr::Var(x))) => {
+            out.entry(*x).or_default().rank = Some(4);
+            for (at, a) in args.iter().enumerate().skip(1) {
+                if let Expr::Var(v) = a {
+                    out.entry(*v).or_default().shape_of = Some(("tiles-heads", *x, at));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn learn(name: &'static str, args: &[Expr], out: &mut BTreeMap<VarId, Hint>) {
@@ -108,6 +140,7 @@ fn learn(name: &'static str, args: &[Expr], out: &mut BTreeMap<VarId, Hint>) {
                         _ => None,
                     };
                     match (f.name, lit) {
+                        ("elements", Attr::Int(1)) => on(of, &mut |h| (h.constant, h.single) = (true, true)),
                         ("rank", Attr::Int(n)) => on(of, &mut |h| h.rank = usize::try_from(*n).ok()),
                         ("value", Attr::Real(x)) => on(of, &mut |h| (h.constant, h.value) = (true, Some(x.0))),
                         ("value", Attr::Int(n)) => on(of, &mut |h| (h.constant, h.value) = (true, Some(*n as f64))),

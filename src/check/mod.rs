@@ -14,4 +14,4 @@ mod verify;
 pub use self::generate::Instance;
 pub use self::outputs::outputs;
 pub use self::show::refusal;
-pub use self::verify::{CounterExample, Finding, Obstacle, Verdict, VerifyConfig, verify};
+pub use self::verify::{CounterExample, Finding, Obstacle, Verdict, VerifyConfig, mutations, verify};

@@ -82,8 +82,11 @@ fn wrong(rule: &Rule, c: &CounterExample) -> (String, String, String, String) {
                     "correct the equation, or add a guard that excludes this case",
                 )
             };
-            let (left, right) = (number(*left), number(*right));
-            (message, format!("gives {left}{at}{on}"), format!("gives {right}{at}{on}"), help.to_owned())
+            let (mut l, mut r) = (number(*left), number(*right));
+            if l == r {
+                (l, r) = (left.to_string(), right.to_string());
+            }
+            (message, format!("gives {l}{at}{on}"), format!("gives {r}{at}{on}"), help.to_owned())
         }
     }
 }
@@ -101,6 +104,8 @@ fn example(rule: &Rule, c: &CounterExample) -> Vec<String> {
             Some(_) if v == "_" => {}
             Some(Bind::Attr(a)) => lines.push(format!("?{v} = {}", attr(a))),
             Some(Bind::Op(op)) => lines.push(format!("?{v} = {}", &**op)),
+            // Names that the right side gives.
+            Some(Bind::Class(n)) if n.index() >= i.n_left => {}
             Some(Bind::Class(n)) => lines.push(format!("?{v} = {}", tensor(c, *n))),
             Some(Bind::Classes(ns)) => {
                 let all: Vec<String> = ns.iter().map(|n| tensor(c, *n)).collect();

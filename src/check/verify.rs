@@ -5,6 +5,7 @@
 //! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64, and
 //! with each result rounded to its element type wherever the left side is accurate there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::eval::{Array, Evaluator, Reason, Rounding};
@@ -14,7 +15,7 @@ use super::random::Random;
 use super::shapes::LEVELS;
 use crate::ir::{DType, NodeId, Op, TensorType};
 use crate::rules::Rule;
-use crate::rules::lang::{Head, Pattern};
+use crate::rules::lang::{Guard, GuardKind, Head, Pattern, Purpose};
 use sinter_runtime::compare::Tolerance;
 
 /// How thoroughly to verify.
@@ -120,6 +121,10 @@ pub enum Finding {
 const MESHES: [usize; 8] = [2, 3, 2, 4, 2, 3, 4, 1];
 /// Attempts at a smaller counter-example, once there is one.
 const SHRINK: usize = 1500;
+/// Searches for a counter-example to a rule without one of its guards.
+const MUTATION_SEEDS: u64 = 12;
+/// Relative to the largest result, where the right side overflows: far beyond any rounding.
+const OVERFLOW: f64 = 0.3;
 /// Relative to the largest number that occurs; f64 has 2e-16.
 const EXACT: f64 = 1e-10;
 
@@ -231,7 +236,8 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
         let mut e = Evaluator::new(&instance.graph, instance.mapping.tp, &instance.bindings, rounding);
         leaves.iter().for_each(|(n, a)| e.set(*n, a.clone()));
         if rounding == Rounding::Exact {
-            instance.exact.iter().for_each(|(n, x)| {
+            let floats = instance.exact.iter().filter(|(n, _)| instance.graph.node(*n).ty().dtype.is_float());
+            floats.for_each(|(n, x)| {
                 let shape: Vec<usize> =
                     instance.graph.node(*n).ty().shape.iter().map(|d| d.as_const().unwrap_or(1) as usize).collect();
                 let len = shape.iter().product();
@@ -278,7 +284,7 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
         return Judgement::Useless;
     }
     if let Ok(rounded) = run(Rounding::Storage)
-        && let Some(found) = less_accurate(&instance, &exact, &rounded, scale)
+        && let Some(found) = less_accurate(&instance, &exact, &rounded)
     {
         return finding(instance, rounded, found);
     }
@@ -290,8 +296,17 @@ fn less_accurate(
     instance: &Instance,
     exact: &[Vec<Vec<Arc<Array>>>],
     rounded: &[Vec<Vec<Arc<Array>>>],
-    scale: f64,
 ) -> Option<Finding> {
+    let (left_nodes, right_nodes) = (0..instance.n_left, instance.n_left..exact.len());
+    let numbers = |nodes: Range<usize>| exact[nodes].iter().flatten().flatten().flat_map(|a| a.data.iter().copied());
+    let scale = numbers(left_nodes.clone()).map(f64::abs).filter(|x| x.is_finite()).fold(0.0, f64::max);
+    // A number that its element type cannot hold, on the right side alone.
+    let overflows = |nodes: Range<usize>| {
+        let pairs = exact[nodes.clone()].iter().flatten().flatten().zip(rounded[nodes].iter().flatten().flatten());
+        let mut numbers = pairs.flat_map(|(e, r)| e.data.iter().zip(&r.data));
+        numbers.any(|(e, r)| e.is_finite() && !r.is_finite())
+    };
+    let overflow = overflows(right_nodes) && !overflows(left_nodes);
     // The coarsest element type on the left decides what accurate means.
     let dtypes = instance.graph.nodes().take(instance.n_left).flat_map(|(_, n)| n.types.iter().map(|t| t.dtype));
     let tolerances = dtypes.filter(|d| d.is_float()).map(Tolerance::of);
@@ -306,6 +321,8 @@ fn less_accurate(
             if differs(&want.data, &left.data, allowed / 4.0).is_some() {
                 continue;
             }
+            let largest = want.data.iter().map(|x| x.abs()).fold(0.0, f64::max);
+            let allowed = if overflow { allowed.min(OVERFLOW * largest) } else { allowed };
             if let Some(i) = differs(&want.data, &right.data, allowed) {
                 return Some(Finding::Values {
                     pair,
@@ -343,10 +360,12 @@ fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
-/// Numbers for the leaves: multiples of 1/64 that every floating-point type holds exactly, of one kind per leaf.
+/// Numbers for the leaves that their element types hold exactly: quarters, which are easy to read, or as
+/// fine as the type allows, so that rounding to a coarser type shows.
 fn data(instance: &Instance, random: &mut Random) -> Vec<(NodeId, Array)> {
     let mut out = vec![];
     let positive = random.chance(35);
+    let fine = random.chance(60);
     for (id, n) in instance.graph.nodes() {
         if !matches!(n.op, Op::Input { .. } | Op::Weight { .. }) {
             continue;
@@ -359,16 +378,25 @@ fn data(instance: &Instance, random: &mut Random) -> Vec<(NodeId, Array)> {
             .collect();
         let len = shape.iter().product();
         let kind = random.below(10);
-        let power = random.below(13) as i32 - 6;
+        let power = random.below(17) as i32 - 8;
+        let bits = match t.dtype {
+            _ if !fine => 2,
+            DType::BF16 => 6,
+            DType::F16 => 9,
+            _ => 18,
+        };
         let mut number = || match t.dtype {
             DType::Bool => random.below(2) as f64,
             d if !d.is_float() => random.below(4) as f64 - 1.0,
             _ => {
-                let x = random.below(256) as f64 / 64.0 - 2.0;
+                let x = random.below(4 << bits) as f64 / f64::from(1 << bits) - 2.0;
                 match kind {
-                    _ if positive => (x.abs() + 0.125) * if kind == 0 { 2f64.powi(power) } else { 1.0 },
+                    // Zero is no positive number.
+                    _ if positive && x == 0.0 => 1.0,
+                    _ if positive => x.abs() * if kind == 0 { 2f64.powi(power) } else { 1.0 },
                     0 => x * 2f64.powi(power),
-                    1 => x.round(),
+                    // Without a negative zero.
+                    1 => x.round() + 0.0,
                     _ => x,
                 }
             }
@@ -384,5 +412,25 @@ fn size(c: &CounterExample) -> usize {
     let leaves = i.graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. } | Op::Weight { .. }));
     let elements: i64 = leaves.filter_map(|(_, n)| n.ty().elements().eval(&i.bindings).ok()).sum();
     let symbols = if i.bindings.is_empty() { 0 } else { 8 };
-    usize::try_from(elements).unwrap_or(usize::MAX / 2) + 4 * i.graph.len() + 4 * i.mapping.tp + symbols
+    let digits =
+        c.values.iter().flatten().flatten().flat_map(|a| &a.data).filter(|x| (**x * 4.0).fract() != 0.0).count();
+    usize::try_from(elements).unwrap_or(usize::MAX / 2) + 4 * i.graph.len() + 4 * i.mapping.tp + symbols + digits
+}
+
+/// The guards of `:if` with what verification finds when each of them is left out: a counter-example, where
+/// the guard is needed.
+pub fn mutations(rule: &Rule, config: VerifyConfig) -> Vec<(usize, Verdict)> {
+    let needed = |g: &Guard| g.purpose == Purpose::Equality && matches!(g.kind, GuardKind::Holds(_));
+    let guards = rule.guards.iter().enumerate().filter(|(_, g)| needed(g));
+    let without = |(i, _): (usize, &Guard)| {
+        let mut verdict = verify(rule, Some(i), config);
+        for seed in 1..MUTATION_SEEDS {
+            if matches!(verdict, Verdict::Wrong(_)) {
+                break;
+            }
+            verdict = verify(rule, Some(i), VerifyConfig { seed: config.seed + seed, ..config });
+        }
+        (i, verdict)
+    };
+    guards.map(without).collect()
 }

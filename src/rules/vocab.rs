@@ -206,8 +206,8 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "scalar",
         params: &[Class],
-        doc: "A constant with one element and no axis longer than 1.",
-        eval: |a| yes(a.class(0)?.constant.as_ref().is_some_and(|c| c.len() == 1)),
+        doc: "A constant without axes. `scalar-operand` brings constants of one element to this form.",
+        eval: |a| yes(a.class(0)?.constant.as_ref().is_some_and(|c| c.shape.is_empty())),
     },
     Function {
         name: "value",
@@ -253,6 +253,12 @@ pub static FUNCTIONS: &[Function] = &[
         params: &[Class],
         doc: "Number of axes.",
         eval: |a| Some(Attr::Int(a.class(0)?.ty().rank() as i64)),
+    },
+    Function {
+        name: "elements",
+        params: &[Class],
+        doc: "Number of elements.",
+        eval: |a| number(a.class(0)?.ty().elements()),
     },
     Function {
         name: "last",

@@ -35,5 +35,7 @@ mod saturate;
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.
 mod tidy;
+/// Rules are judged by evaluating both sides.
+mod verify;
 /// Any programs of the e-graphs, and the dearest ones, compute what the cheapest computes.
 mod worst;

@@ -115,6 +115,10 @@ impl Builder<'_> {
                     if let Some(d) = int("axis").and_then(|a| s.get_mut(usize::try_from(a).ok()?)) {
                         *d = pool.dim(r);
                     }
+                    if r.chance(15) {
+                        let i = r.below(s.len());
+                        s[i] = Dim::from(1);
+                    }
                     ty(want.dtype, s)
                 }
                 Some(mut t) => {
@@ -301,6 +305,9 @@ impl Builder<'_> {
             ("repeats-heads", 1) => vec![b, h, Dim::from(1), t, d],
             ("repeats-heads", 2) => vec![b, h, times, t, d],
             ("repeats-heads", 3) => vec![b, &h * &times, t, d],
+            ("tiles-heads", 1) => vec![b, Dim::from(1), h, t, d],
+            ("tiles-heads", 2) => vec![b, times, h, t, d],
+            ("tiles-heads", 3) => vec![b, &h * &times, t, d],
             ("merges-batch", 1) => vec![&b * &h, t, d],
             ("merges-batch", 2) => vec![b, h, d, t],
             _ => return None,
