@@ -1,6 +1,6 @@
 //! Options that several commands share: the mesh, the rules, and what compilation depends on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -8,7 +8,7 @@ use super::Failure;
 use crate::cost::{DEFAULT, Device, Objective};
 use crate::ir::Mapping;
 use crate::pipeline::CompileConfig;
-use crate::rules::{BUNDLED, RuleSet};
+use crate::rules::{MANIFEST, Pack, RuleSet};
 use crate::saturate::SaturateConfig;
 
 /// The sizes of the mesh.
@@ -79,7 +79,7 @@ impl CompileOptions {
 /// Options for the choice of rules.
 #[derive(Debug, Args)]
 pub(super) struct RuleOptions {
-    /// Also read the *.rules files of this folder.
+    /// Also read the *.rules files of this folder, in the order of its pack.json if it has one.
     #[arg(long = "rules", value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// Leave out a rule.
@@ -89,28 +89,27 @@ pub(super) struct RuleOptions {
 
 impl RuleOptions {
     pub(super) fn load(&self) -> Result<RuleSet, Failure> {
-        let mut files: Vec<(String, String)> =
-            BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
-        for dir in &self.dirs {
-            let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
-            let mut paths = vec![];
-            for entry in std::fs::read_dir(dir).map_err(error)? {
-                let path = entry.map_err(error)?.path();
-                if path.extension().is_some_and(|e| e == "rules") {
-                    paths.push(path);
-                }
-            }
-            if paths.is_empty() {
-                return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
-            }
-            paths.sort();
-            for p in paths {
-                let text = std::fs::read_to_string(&p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
-                files.push((p.display().to_string(), text));
-            }
-        }
-        let mut rules = RuleSet::read(files.iter().map(|(n, t)| (n.as_str(), t.as_str())))?;
-        rules.ban(&self.banned)?;
-        Ok(rules)
+        let packs = self.dirs.iter().map(|d| pack(d)).collect::<Result<_, _>>()?;
+        Ok(RuleSet::load(packs, &self.banned)?)
     }
+}
+
+/// The rule files of a folder, with its manifest if it has one.
+fn pack(dir: &Path) -> Result<Pack, Failure> {
+    let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
+    let read = |p: &Path| std::fs::read_to_string(p).map_err(|e| format!("cannot read {}: {e}", p.display()));
+    let (mut files, mut manifest) = (vec![], None);
+    for entry in std::fs::read_dir(dir).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == MANIFEST {
+            manifest = Some(read(&path)?);
+        } else if path.extension().is_some_and(|e| e == "rules") {
+            files.push((name, read(&path)?));
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
+    }
+    Ok(Pack::read(&dir.display().to_string(), manifest.as_deref(), &files))
 }
