@@ -33,6 +33,7 @@ impl RuleParser<'_> {
                     "shadowed here",
                 );
                 self.errors.push(d.at(there, "first bound here"));
+                self.doubtful.insert(name.clone());
                 return None;
             }
             let v = self.bind(name, Sort::Attr, &var.span)?;

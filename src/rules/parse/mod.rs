@@ -52,6 +52,7 @@ pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Diagnostic>) 
                     vars: vec![],
                     mentioned: BTreeSet::new(),
                     used: BTreeSet::new(),
+                    doubtful: BTreeSet::new(),
                 };
                 let rule = p.rule(d, rest, phase);
                 if p.errors.is_empty() {
@@ -111,6 +112,8 @@ struct RuleParser<'a> {
     mentioned: BTreeSet<String>,
     /// Variables that a guard or the right side reads.
     used: BTreeSet<VarId>,
+    /// Names that stand for two things, which was reported.
+    doubtful: BTreeSet<String>,
 }
 
 /// The nearest name, for a hint.
@@ -311,6 +314,7 @@ impl RuleParser<'_> {
                     format!("{} here", sort.describe()),
                 );
                 self.errors.push(d.at(there, format!("{was} here")));
+                self.doubtful.insert(name.to_owned());
                 None
             }
             None => Some(self.new_variable(name, sort, span)),
@@ -325,6 +329,9 @@ impl RuleParser<'_> {
 
     /// A variable that must be bound already.
     fn bound(&mut self, name: &str, span: &Span) -> Option<VarId> {
+        if self.doubtful.contains(name) {
+            return None;
+        }
         if let Some(v) = self.find(name) {
             self.used.insert(v);
             return Some(v);

@@ -212,6 +212,18 @@ impl RuleParser<'_> {
             i += 2;
         }
         let has_rest = plain.iter().any(|d| rest_var(d).is_some());
+        if let Some(d) = plain.iter().find(|d| rest_var(d).is_some())
+            && info.min_inputs == info.max_inputs
+        {
+            let help = "only operators with a variable number of operands have optional or remaining ones".to_owned();
+            self.error(
+                format!("`{}` takes exactly {} operands", info.name, info.min_inputs),
+                &d.span,
+                "here",
+                Some(help),
+            );
+            return None;
+        }
         // What exceeds the operands of an operator of fixed arity are its attributes, in table order.
         let operands =
             if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
@@ -254,6 +266,7 @@ impl RuleParser<'_> {
                 let d = self.diagnostic(format!("`?{name}` is {was} and {now}"), span, format!("{now} here"));
                 let help = format!("write two variables, and compare them with the guard `(= ?{name} ?other)`");
                 self.errors.push(d.at(there, format!("{was} here")).help(help));
+                self.doubtful.insert(name.to_owned());
                 None
             }
             _ => {
