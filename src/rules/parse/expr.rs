@@ -1,7 +1,7 @@
 //! Guards and attribute expressions.
 
 use super::sides::rest_name;
-use super::{RuleParser, Sort, nearest};
+use super::{RuleParser, Sort, count, nearest};
 use crate::diag::Diagnostic;
 use crate::ir::{Attr, DType, MeshAxis, Real};
 use crate::rules::lang::{Expr, Guard, GuardKind, Purpose};
@@ -73,7 +73,7 @@ impl RuleParser<'_> {
             Expr::Call(f, ..) => Some(format!("`{}`: {}", f.name, f.doc)),
             _ => None,
         };
-        self.error(format!("{what} is {words}"), span, format!("this is {have}"), help);
+        self.error(format!("{what} must be {words}"), span, format!("this is {have}"), help);
         false
     }
 
@@ -95,7 +95,7 @@ impl RuleParser<'_> {
                 };
                 let args = &items[1..];
                 if args.len() != f.params.len() {
-                    let message = format!("`{name}` takes {} arguments, not {}", f.params.len(), args.len());
+                    let message = format!("`{name}` takes {}, not {}", count(f.params.len(), "argument"), args.len());
                     self.error(message, &d.span, "here", Some(f.doc.to_owned()));
                     return None;
                 }
@@ -109,7 +109,7 @@ impl RuleParser<'_> {
                             let sort = self.vars[*v].sort;
                             let fits = if *kind == vocab::Kind::Class { Sort::Class } else { Sort::Classes } == sort;
                             if !fits {
-                                let message = format!("{what} is {}", parameter(*kind));
+                                let message = format!("{what} must be {}", parameter(*kind));
                                 let label = format!("this is {}", sort.describe());
                                 self.error(message, &a.span, label, Some(f.doc.to_owned()));
                             }
@@ -117,7 +117,7 @@ impl RuleParser<'_> {
                         }
                         (None, e) => {
                             let have = ValueSort::of_expr(e, &|v| self.vars[v].value);
-                            let message = format!("{what} is {}", parameter(*kind));
+                            let message = format!("{what} must be {}", parameter(*kind));
                             let help = "write a variable that the left side binds to a tensor".to_owned();
                             self.error(message, &a.span, format!("this is {}", have.describe()), Some(help));
                             false

@@ -22,8 +22,8 @@ fn describe(set: Types) -> String {
     let names: Vec<&str> =
         DType::ALL.iter().enumerate().filter(|(i, _)| set & (1 << i) != 0).map(|(_, t)| t.name()).collect();
     match set {
-        s if s == only(DType::is_float) => "a floating-point type".to_owned(),
-        s if s == only(|t| t != DType::Bool) => "a type of numbers".to_owned(),
+        s if s == only(DType::is_float) => "floating-point numbers".to_owned(),
+        s if s == only(|t| t != DType::Bool) => "numbers".to_owned(),
         _ => names.join(" or "),
     }
 }
@@ -110,8 +110,8 @@ struct Node {
 struct Entry {
     parent: usize,
     types: Types,
-    /// Where they were narrowed last.
-    why: Span,
+    /// Where they were narrowed last, and by what.
+    why: (Span, String),
 }
 
 /// A mistake was reported; what follows would only repeat it.
@@ -175,7 +175,7 @@ impl Checker<'_, '_> {
     }
 
     fn new_node(&mut self, types: Types, results: Results, span: &Span) -> usize {
-        self.entries.push(Entry { parent: self.entries.len(), types, why: span.clone() });
+        self.entries.push(Entry { parent: self.entries.len(), types, why: (span.clone(), describe(types)) });
         let node = Node { types: self.entries.len() - 1, results, maker: None, span: span.clone() };
         self.nodes.push(node);
         self.nodes.len() - 1
@@ -252,10 +252,11 @@ impl Checker<'_, '_> {
         for (i, (n, span)) in operands.iter().enumerate() {
             self.tensor(*n, span, info.name)?;
             let types = self.nodes[*n].types;
-            self.narrow(types, (demand.operands)(i), span)?;
+            let takes = (demand.operands)(i);
+            self.narrow(types, takes, span, format!("`{}` takes {}", info.name, describe(takes)))?;
             if demand.agree.contains(&i) {
                 if let Some(first) = agreed {
-                    self.join(first, types, span, None)?;
+                    self.join(first, types, span, Err(info.name))?;
                 }
                 agreed = Some(types);
             }
@@ -268,12 +269,12 @@ impl Checker<'_, '_> {
                     self.nodes[out].types = self.nodes[*n].types;
                 }
             }
-            Gives::Types(set) => self.narrow(self.nodes[out].types, set, &d.span)?,
+            Gives::Types(set) => self.gives(out, set, d, info.name)?,
             Gives::Attribute => {
                 let at = info.attrs.iter().position(|a| a.kind == AttrKind::DType);
                 let word = at.and_then(|i| attrs.get(i).copied().flatten()).and_then(Datum::sym);
                 if let Some(t) = word.and_then(DType::parse) {
-                    self.narrow(self.nodes[out].types, only(|u| u == t), &d.span)?;
+                    self.gives(out, only(|u| u == t), d, info.name)?;
                 }
             }
         }
@@ -356,32 +357,37 @@ impl Checker<'_, '_> {
         if x.results == Results::Unknown {
             self.nodes[a].results = y.results;
         }
-        self.join(x.types, y.types, span, sides.map(|r| (r, x.span)))
+        self.join(x.types, y.types, span, sides.map(|r| (r, x.span)).ok_or("this name"))
     }
 
-    fn narrow(&mut self, e: usize, types: Types, span: &Span) -> Result<(), Stop> {
+    fn gives(&mut self, n: usize, types: Types, d: &Datum, name: &str) -> Result<(), Stop> {
+        self.narrow(self.nodes[n].types, types, &d.span, format!("`{name}` gives {}", describe(types)))
+    }
+
+    fn narrow(&mut self, e: usize, types: Types, span: &Span, why: String) -> Result<(), Stop> {
         let e = self.find(e);
         let both = self.entries[e].types & types;
         if both == 0 {
-            return Err(self.conflict(span, types, e));
+            return Err(self.conflict(span, why, e));
         }
         if both != self.entries[e].types {
             self.entries[e].types = both;
-            self.entries[e].why = span.clone();
+            self.entries[e].why = (span.clone(), why);
         }
         Ok(())
     }
 
-    fn join(&mut self, a: usize, b: usize, span: &Span, sides: Option<(&str, Span)>) -> Result<(), Stop> {
+    /// Two element types are one: those of the two sides of a rule, or of operands that agree.
+    fn join(&mut self, a: usize, b: usize, span: &Span, who: Result<(&str, Span), &str>) -> Result<(), Stop> {
         let (a, b) = (self.find(a), self.find(b));
         if a == b {
             return Ok(());
         }
         let (x, y) = (self.entries[a].types, self.entries[b].types);
         if x & y == 0 {
-            return Err(match sides {
-                None => self.conflict(span, y, a),
-                Some((rule, left)) => {
+            return Err(match who {
+                Err(who) => self.conflict(span, format!("{}, and `{who}` takes equal types", describe(y)), a),
+                Ok((rule, left)) => {
                     let message = format!("the two sides of rule `{rule}` have different element types");
                     let e = self.parser.diagnostic(message, span, format!("gives {}", describe(y)));
                     self.error(e.at(left, format!("gives {}", describe(x))))
@@ -389,18 +395,18 @@ impl Checker<'_, '_> {
             });
         }
         // The narrower set explains a later conflict.
-        let why =
-            if x.count_ones() <= y.count_ones() { self.entries[a].why.clone() } else { self.entries[b].why.clone() };
+        let narrower = if x.count_ones() <= y.count_ones() { a } else { b };
+        let why = self.entries[narrower].why.clone();
         self.entries[b].parent = a;
         self.entries[a].types = x & y;
         self.entries[a].why = why;
         Ok(())
     }
 
-    fn conflict(&mut self, span: &Span, types: Types, known: usize) -> Stop {
-        let (was, there) = (describe(self.entries[known].types), self.entries[known].why.clone());
-        let e = self.parser.diagnostic("these element types never fit", span, format!("{} here", describe(types)));
-        let e = if there == *span { e.note(format!("it is {was}")) } else { e.at(there, format!("{was} here")) };
+    fn conflict(&mut self, span: &Span, why: String, known: usize) -> Stop {
+        let (there, was) = self.entries[known].why.clone();
+        let e = self.parser.diagnostic("these element types never fit", span, why);
+        let e = if there == *span { e.note(format!("{was} here")) } else { e.at(there, was) };
         self.error(e)
     }
 }

@@ -138,6 +138,11 @@ pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> O
         .map(|(_, n)| format!("did you mean `{n}`?"))
 }
 
+/// A number of things.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 impl RuleParser<'_> {
     fn error(&mut self, message: impl Into<String>, span: &Span, label: impl Into<String>, help: Option<String>) {
         let mut d = self.diagnostic(message, span, label);
@@ -262,7 +267,7 @@ impl RuleParser<'_> {
         let Some(flat) = Flat::new(rule) else { return };
         let name = &rule.name;
         if let Some(at) = flat.equations.iter().position(|(l, r)| l == r) {
-            let help = (left.words(self.text) != right.words(self.text))
+            let help = (flat.equations.len() == 1 && left.words(self.text) != right.words(self.text))
                 .then(|| flat::commutative(&flat.equations[at].0))
                 .flatten()
                 .map(|op| format!("the operands of `{op}` match in both orders already"));

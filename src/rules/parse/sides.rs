@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::expr::literal;
-use super::{RuleParser, Sort, Var, nearest};
+use super::{RuleParser, Sort, Var, count, nearest};
 use crate::ir::{Attr, AttrKind, DType, OpInfo, op};
 use crate::rules::lang::{
     AttrPattern, Expr, Head, OpClass, OpKind, OpPattern, Pattern, Target, Template, TemplateHead, VarId,
@@ -139,7 +139,7 @@ impl RuleParser<'_> {
         let f = self.bind(name, Sort::Operator(class), &head.span);
         if rest.len() != class.arity() {
             self.error(
-                format!("`?{name}` takes {} operands, not {}", class.arity(), rest.len()),
+                format!("`?{name}` takes {}, not {}", count(class.arity(), "operand"), rest.len()),
                 &head.span,
                 "here",
                 None,
@@ -217,7 +217,7 @@ impl RuleParser<'_> {
         {
             let help = "only operators with a variable number of operands have optional or remaining ones".to_owned();
             self.error(
-                format!("`{}` takes exactly {} operands", info.name, info.min_inputs),
+                format!("`{}` takes exactly {}", info.name, count(info.min_inputs, "operand")),
                 &d.span,
                 "here",
                 Some(help),
@@ -229,13 +229,13 @@ impl RuleParser<'_> {
             if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
         let (args, extra) = plain.split_at(operands);
         if extra.len() > attrs.len() || args.len() < info.min_inputs && !has_rest {
-            let takes = info.arity();
-            let message = format!(
-                "`{}` takes {takes} operands and {} attributes, not {} terms",
-                info.name,
-                attrs.len(),
-                plain.len()
-            );
+            let operands = match (info.min_inputs, info.max_inputs) {
+                (a, b) if a == b => count(a, "operand"),
+                _ => format!("{} operands", info.arity()),
+            };
+            let and =
+                if attrs.is_empty() { String::new() } else { format!(" and {}", count(attrs.len(), "attribute")) };
+            let message = format!("`{}` takes {operands}{and}, not {}", info.name, plain.len());
             let names: Vec<&str> = info.attrs.iter().map(|a| a.name).collect();
             let help = (!names.is_empty()).then(|| format!("its attributes are {}", names.join(", ")));
             self.error(message, whole, "in this term", help);
@@ -279,8 +279,9 @@ impl RuleParser<'_> {
     fn attr_literal(&mut self, d: &Datum, kind: AttrKind, info: &OpInfo, name: &str) -> Option<Attr> {
         let value = literal(d).and_then(|a| a.coerce(kind));
         if value.is_none() {
-            let message = format!("attribute `{name}` of `{}` is {}", info.name, kind_name(kind));
-            self.error(message, &d.span, "not of that kind", literal_help(kind));
+            let message = format!("attribute `{name}` of `{}` must be {}", info.name, kind_name(kind));
+            let label = literal(d).map_or("not a value", |a| ValueSort::of_literal(&a).describe());
+            self.error(message, &d.span, format!("this is {label}"), literal_help(kind));
         }
         value
     }
@@ -347,7 +348,9 @@ impl RuleParser<'_> {
                         return None;
                     };
                     if rest.len() != class.arity() {
-                        self.error(format!("`?{name}` takes {} operands", class.arity()), &d.span, "here", None);
+                        let message =
+                            format!("`?{name}` takes {}, not {}", count(class.arity(), "operand"), rest.len());
+                        self.error(message, &d.span, "here", None);
                         return None;
                     }
                     let args = rest.iter().map(|a| self.template(a)).collect::<Vec<_>>();
