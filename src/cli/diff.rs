@@ -8,7 +8,7 @@ use serde::Serialize;
 use sinter_runtime::plan::{self, Plan};
 
 use super::graphs::{self, StageName};
-use super::options::{MeshOptions, RuleOptions};
+use super::options::{MeshOptions, CheckedRules};
 use super::{Failure, OutFile, Outcome, print, say};
 use crate::diff::{Diff, Kind, diff, fused};
 use crate::import;
@@ -37,7 +37,7 @@ pub(super) struct Options {
     #[command(flatten)]
     mesh: MeshOptions,
     #[command(flatten)]
-    rules: RuleOptions,
+    rules: CheckedRules,
 }
 
 #[derive(Debug, Serialize)]

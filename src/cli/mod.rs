@@ -81,11 +81,12 @@ pub fn main() -> ExitCode {
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
         Err(e) if is_broken_pipe(&*e) => ExitCode::SUCCESS,
         Err(e) => {
+            let code = if e.downcast_ref::<options::Refused>().is_some() { 1 } else { 2 };
             let text = chain(&*e);
             // Rendered diagnostics bring their own prefix.
             let prefix = if text.starts_with("error") { "" } else { "error: " };
             let _ = writeln!(std::io::stderr(), "{prefix}{text}");
-            ExitCode::from(2)
+            ExitCode::from(code)
         }
     }
 }

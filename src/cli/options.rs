@@ -1,14 +1,15 @@
 //! Options that several commands share: the mesh, the rules, and what compilation depends on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::Failure;
+use crate::check::{self, VerifyConfig};
 use crate::cost::{DEFAULT, Device, Objective};
 use crate::ir::Mapping;
 use crate::pipeline::CompileConfig;
-use crate::rules::{BUNDLED, RuleSet};
+use crate::rules::{BUNDLED, MANIFEST, Pack, RuleSet};
 use crate::saturate::SaturateConfig;
 
 /// The sizes of the mesh.
@@ -43,7 +44,7 @@ pub(super) struct CompileOptions {
     #[arg(long, value_name = "FILE")]
     device: Option<PathBuf>,
     #[command(flatten)]
-    rules: RuleOptions,
+    rules: CheckedRules,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -79,7 +80,7 @@ impl CompileOptions {
 /// Options for the choice of rules.
 #[derive(Debug, Args)]
 pub(super) struct RuleOptions {
-    /// Also read the *.rules files of this folder.
+    /// Also read the *.rules files of this folder, in the order of its pack.json if it has one.
     #[arg(long = "rules", value_name = "DIR")]
     pub(super) dirs: Vec<PathBuf>,
     /// Leave out a rule.
@@ -89,28 +90,58 @@ pub(super) struct RuleOptions {
 
 impl RuleOptions {
     pub(super) fn load(&self) -> Result<RuleSet, Failure> {
-        let mut files: Vec<(String, String)> =
-            BUNDLED.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
-        for dir in &self.dirs {
-            let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
-            let mut paths = vec![];
-            for entry in std::fs::read_dir(dir).map_err(error)? {
-                let path = entry.map_err(error)?.path();
-                if path.extension().is_some_and(|e| e == "rules") {
-                    paths.push(path);
-                }
-            }
-            if paths.is_empty() {
-                return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
-            }
-            paths.sort();
-            for p in paths {
-                let text = std::fs::read_to_string(&p).map_err(|e| format!("cannot read {}: {e}", p.display()))?;
-                files.push((p.display().to_string(), text));
-            }
-        }
-        let mut rules = RuleSet::read(files.iter().map(|(n, t)| (n.as_str(), t.as_str())))?;
-        rules.ban(&self.banned)?;
-        Ok(rules)
+        let packs = self.dirs.iter().map(|d| pack(d)).collect::<Result<_, _>>()?;
+        Ok(RuleSet::load(packs, &self.banned)?)
     }
 }
+
+/// The rule files of a folder, with its manifest if it has one.
+fn pack(dir: &Path) -> Result<Pack, Failure> {
+    let error = |e: std::io::Error| format!("cannot read the rules folder {}: {e}", dir.display());
+    let read = |p: &Path| std::fs::read_to_string(p).map_err(|e| format!("cannot read {}: {e}", p.display()));
+    let (mut files, mut manifest) = (vec![], None);
+    for entry in std::fs::read_dir(dir).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == MANIFEST {
+            manifest = Some(read(&path)?);
+        } else if path.extension().is_some_and(|e| e == "rules") {
+            files.push((name, read(&path)?));
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("the rules folder {} holds no *.rules file", dir.display()).into());
+    }
+    Ok(Pack::read(&dir.display().to_string(), manifest.as_deref(), &files))
+}
+
+/// Rules for compilation: those of the caller must hold.
+#[derive(Debug, Args)]
+pub(super) struct CheckedRules {
+    #[command(flatten)]
+    files: RuleOptions,
+    /// Use the rules of --rules folders without verifying them first.
+    #[arg(long)]
+    trust_rules: bool,
+}
+
+impl CheckedRules {
+    /// Reads the rules, and verifies those that are not part of the program. A rule that does not hold is
+    /// refused with a counter-example, which is exit code 1.
+    pub(super) fn load(&self) -> Result<RuleSet, Failure> {
+        let rules = self.files.load()?;
+        if self.trust_rules {
+            return Ok(rules);
+        }
+        let own = rules.rules().iter().filter(|r| !BUNDLED.iter().any(|(file, _)| *file == r.file));
+        let refused: Vec<String> = own
+            .filter_map(|r| check::refusal(&rules, r, &check::verify(r, None, VerifyConfig::standard())))
+            .collect();
+        if refused.is_empty() { Ok(rules) } else { Err(Box::new(Refused(refused))) }
+    }
+}
+
+/// Rules of the caller that do not hold, rendered.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub(super) struct Refused(Vec<String>);

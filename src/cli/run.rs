@@ -13,7 +13,7 @@ use sinter_runtime::io::write_npy;
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
-use super::options::RuleOptions;
+use super::options::CheckedRules;
 use super::{Failure, OutFile, Outcome, data, print, say};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
@@ -52,7 +52,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeat: u16,
     #[command(flatten)]
-    rules: RuleOptions,
+    rules: CheckedRules,
 }
 
 #[derive(Debug, Serialize)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::graphs::{self, StageName};
-use super::options::{MeshOptions, RuleOptions};
+use super::options::{MeshOptions, CheckedRules};
 use super::{Failure, Outcome, print, say};
 use crate::import::{self, ImportError};
 use crate::ir;
@@ -22,7 +22,7 @@ pub(super) struct Options {
     #[command(flatten)]
     mesh: MeshOptions,
     #[command(flatten)]
-    rules: RuleOptions,
+    rules: CheckedRules,
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {

@@ -2,16 +2,24 @@
 
 pub mod eval;
 pub mod facts;
+mod flat;
 pub mod lang;
+mod pack;
 mod parse;
+mod reference;
 pub mod sexpr;
+pub mod signature;
+mod subsume;
 pub mod text;
 pub mod vocab;
 
 use std::collections::BTreeMap;
 
+use self::flat::Flat;
 pub use self::lang::{Phase, Purpose, Rule};
+pub use self::pack::{MANIFEST, Pack};
 pub use self::parse::parse_file;
+pub use self::reference::reference;
 use crate::diag::Diagnostic;
 
 /// The rule files that are part of the program, by name.
@@ -46,40 +54,13 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     banned: Vec<Rule>,
     sources: BTreeMap<String, String>,
+    packs: Vec<Pack>,
 }
 
 impl RuleSet {
     /// Reads files given as (name, text). All defects of all files are reported.
     pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<RuleSet, RuleError> {
-        let mut rules: Vec<Rule> = vec![];
-        let mut rendered = vec![];
-        let mut places: BTreeMap<String, (String, usize)> = BTreeMap::new();
-        let mut sources = BTreeMap::new();
-        for (name, text) in files {
-            sources.insert(name.to_owned(), text.to_owned());
-            match parse_file(name, text) {
-                Ok(found) => {
-                    for r in found {
-                        if let Some((file, line)) = places.insert(r.name.clone(), (r.file.clone(), r.line)) {
-                            let d = Diagnostic::new(
-                                name,
-                                format!("the name `{}` is taken", r.name),
-                                r.name_span.clone(),
-                                "defined again here",
-                            );
-                            rendered.push(d.help(format!("first defined in {file}, line {line}")).render(text));
-                        }
-                        rules.push(r);
-                    }
-                }
-                Err(errors) => rendered.extend(errors.iter().map(|e| e.render(text))),
-            }
-        }
-        if rendered.is_empty() {
-            Ok(RuleSet { rules, banned: vec![], sources })
-        } else {
-            Err(RuleError::Invalid(rendered))
-        }
+        RuleSet::assemble(vec![Pack::loose(files)], &[])
     }
 
     /// These rules and those of another file.
@@ -91,7 +72,91 @@ impl RuleSet {
 
     /// The bundled rules.
     pub fn bundled() -> Result<RuleSet, RuleError> {
-        RuleSet::read(BUNDLED.iter().copied())
+        RuleSet::load(vec![], &[])
+    }
+
+    /// The bundled rules and those of packs, in this order, without the rules of the given names. All
+    /// defects are reported. A rule that is left out makes no other one superfluous.
+    pub fn load(packs: Vec<Pack>, without: &[String]) -> Result<RuleSet, RuleError> {
+        let mut all = vec![Pack::loose(BUNDLED.iter().copied())];
+        all.extend(packs);
+        let mut rules = RuleSet::assemble(all, without)?;
+        rules.packs.remove(0);
+        rules.ban(without)?;
+        Ok(rules)
+    }
+
+    fn assemble(packs: Vec<Pack>, without: &[String]) -> Result<RuleSet, RuleError> {
+        let mut set = RuleSet { rules: vec![], banned: vec![], sources: BTreeMap::new(), packs };
+        let mut rendered = vec![];
+        // By rule.
+        let mut pack_of = vec![];
+        for (i, pack) in set.packs.iter().enumerate() {
+            rendered.extend(pack.defects.iter().cloned());
+            let same = set.packs[..i].iter().find(|p| p.name == pack.name);
+            if let (Some(name), Some(other)) = (&pack.name, same) {
+                rendered
+                    .push(format!("error: two rule packs are called `{name}`: {} and {}", other.folder, pack.folder));
+            }
+            for (name, text) in &pack.files {
+                set.sources.insert(name.clone(), text.clone());
+                let (rules, errors) = parse::read_file(name, text);
+                rendered.extend(errors.iter().map(|e| e.render(text)));
+                pack_of.resize(pack_of.len() + rules.len(), i);
+                set.rules.extend(rules);
+            }
+        }
+        rendered.extend(taken_names(&set.rules).iter().map(|e| e.render(set.source(&e.file))));
+        rendered.extend(set.subsumed(&pack_of, without).iter().map(|e| e.render(set.source(&e.file))));
+        if rendered.is_empty() { Ok(set) } else { Err(RuleError::Invalid(rendered)) }
+    }
+
+    /// Rules that follow from one other rule, of the same pack or of an earlier one.
+    fn subsumed(&self, pack_of: &[usize], without: &[String]) -> Vec<Diagnostic> {
+        let flat: Vec<Option<Flat>> =
+            self.rules.iter().map(|r| if without.contains(&r.name) { None } else { Flat::new(r) }).collect();
+        let mut errors = vec![];
+        for (i, rule) in self.rules.iter().enumerate() {
+            let Some(special) = &flat[i] else { continue };
+            for (j, other) in self.rules.iter().enumerate() {
+                let Some(general) = &flat[j] else { continue };
+                let earlier = other.phase <= rule.phase && pack_of[j] <= pack_of[i];
+                if i == j || !earlier || !subsume::subsumes(general, special) {
+                    continue;
+                }
+                let same = subsume::subsumes(special, general);
+                // Of two equal rules the later one is superfluous.
+                if same && j > i && other.phase == rule.phase && pack_of[i] == pack_of[j] {
+                    continue;
+                }
+                let says = if same { "says the same as" } else { "is subsumed by" };
+                let mut d = Diagnostic::new(
+                    &rule.file,
+                    format!("rule `{}` {says} `{}`", rule.name, other.name),
+                    rule.name_span.clone(),
+                    format!("wherever this matches, `{}` yields the same", other.name),
+                );
+                if other.file == rule.file {
+                    d = d.at(other.name_span.clone(), "the other rule");
+                } else {
+                    d = d.note(format!("`{}` is defined in {}:{}", other.name, other.file, other.line));
+                }
+                let help = format!("remove `{}`, or leave the other out with --no-rule {}", rule.name, other.name);
+                errors.push(d.help(if pack_of[i] == pack_of[j] { format!("remove `{}`", rule.name) } else { help }));
+                break;
+            }
+        }
+        errors
+    }
+
+    /// The packs beside the bundled rules, in the order in which they were read.
+    pub fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// The pack of a rule; `None` for a bundled one.
+    pub fn pack_of(&self, rule: &Rule) -> Option<&Pack> {
+        self.packs.iter().find(|p| p.files.iter().any(|(f, _)| *f == rule.file))
     }
 
     /// Every rule, in file order.
@@ -137,4 +202,20 @@ impl RuleSet {
         }
         Ok(())
     }
+}
+
+/// Rules whose name is taken by an earlier one.
+fn taken_names(rules: &[Rule]) -> Vec<Diagnostic> {
+    let mut first: BTreeMap<&str, &Rule> = BTreeMap::new();
+    let mut errors = vec![];
+    for r in rules {
+        let Some(before) = first.get(r.name.as_str()) else {
+            first.insert(&r.name, r);
+            continue;
+        };
+        let message = format!("the name `{}` is taken", r.name);
+        let d = Diagnostic::new(&r.file, message, r.name_span.clone(), "defined again here");
+        errors.push(d.help(format!("first defined in {}, line {}", before.file, before.line)));
+    }
+    errors
 }

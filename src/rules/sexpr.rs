@@ -60,6 +60,9 @@ impl Datum {
     }
 }
 
+/// Deepest nesting of lists. What reads them is recursive.
+const DEPTH: usize = 100;
+
 /// Reads a whole file.
 pub fn parse(text: &str) -> Result<Vec<Datum>, SyntaxError> {
     let bytes = text.as_bytes();
@@ -78,6 +81,9 @@ pub fn parse(text: &str) -> Result<Vec<Datum>, SyntaxError> {
                     i += 1;
                 }
                 continue;
+            }
+            b'(' if open.len() == DEPTH => {
+                return Err(error(&format!("lists are nested deeper than {DEPTH}"), start..start + 1));
             }
             b'(' => {
                 open.push((i, vec![]));

@@ -1,11 +1,12 @@
 //! Guards and attribute expressions.
 
 use super::sides::rest_name;
-use super::{RuleParser, Sort, nearest};
+use super::{RuleParser, Sort, count, nearest};
 use crate::diag::Diagnostic;
 use crate::ir::{Attr, DType, MeshAxis, Real};
 use crate::rules::lang::{Expr, Guard, GuardKind, Purpose};
-use crate::rules::sexpr::{Datum, Kind};
+use crate::rules::sexpr::{Datum, Kind, Span};
+use crate::rules::signature::{ValueSort, parameter};
 use crate::rules::vocab::{self, function};
 
 impl RuleParser<'_> {
@@ -18,6 +19,10 @@ impl RuleParser<'_> {
                 self.error("`let` binds a variable", &var.span, "not a variable", None);
                 return None;
             };
+            if purpose == Purpose::Profit {
+                let help = "bindings belong to :if, and the guards of :when may read them".to_owned();
+                self.error("`let` in :when", &d.span, "not a condition", Some(help));
+            }
             let expr = self.expr(value);
             if let Some(v) = self.find(name) {
                 let there = self.vars[v].span.clone();
@@ -28,12 +33,48 @@ impl RuleParser<'_> {
                     "shadowed here",
                 );
                 self.errors.push(d.at(there, "first bound here"));
+                self.doubtful.insert(name.clone());
                 return None;
             }
             let v = self.bind(name, Sort::Attr, &var.span)?;
-            return Some(Guard { kind: GuardKind::Let(v, expr?), purpose, span });
+            let expr = expr?;
+            if let Expr::Var(from) = expr
+                && self.vars[from].sort != Sort::Attr
+            {
+                let sort = self.vars[from].sort.describe();
+                let help = "a tensor needs no second name".to_owned();
+                self.error("`let` binds attribute values", &value.span, sort, Some(help));
+                return None;
+            }
+            self.vars[v].value = ValueSort::of_expr(&expr, &|v| self.vars[v].value);
+            return Some(Guard { kind: GuardKind::Let(v, expr), purpose, span });
         }
-        self.expr(d).map(|e| Guard { kind: GuardKind::Holds(e), purpose, span })
+        let e = self.expr(d)?;
+        self.expect(&e, &d.span, ValueSort::Bool, "true or false", "a guard").then_some(Guard {
+            kind: GuardKind::Holds(e),
+            purpose,
+            span,
+        })
+    }
+
+    /// Whether an expression may have a value of a sort; reports it where it cannot.
+    pub(super) fn expect(&mut self, e: &Expr, span: &Span, want: ValueSort, words: &str, what: &str) -> bool {
+        let have = match e {
+            Expr::Var(v) if self.vars[*v].sort != Sort::Attr => self.vars[*v].sort.describe(),
+            e => {
+                let have = ValueSort::of_expr(e, &|v| self.vars[v].value);
+                if have.fits(want) {
+                    return true;
+                }
+                have.describe()
+            }
+        };
+        let help = match e {
+            Expr::Call(f, ..) => Some(format!("`{}`: {}", f.name, f.doc)),
+            _ => None,
+        };
+        self.error(format!("{what} must be {words}"), span, format!("this is {have}"), help);
+        false
     }
 
     pub(super) fn expr(&mut self, d: &Datum) -> Option<Expr> {
@@ -54,35 +95,47 @@ impl RuleParser<'_> {
                 };
                 let args = &items[1..];
                 if args.len() != f.params.len() {
-                    let message = format!("`{name}` takes {} arguments, not {}", f.params.len(), args.len());
+                    let message = format!("`{name}` takes {}, not {}", count(f.params.len(), "argument"), args.len());
                     self.error(message, &d.span, "here", Some(f.doc.to_owned()));
                     return None;
                 }
                 let mut out = vec![];
-                for (a, kind) in args.iter().zip(f.params) {
+                for (i, (a, kind)) in args.iter().zip(f.params).enumerate() {
                     let e = self.expr(a)?;
-                    if let Expr::Var(v) = e {
-                        let sort = self.vars[v].sort;
-                        let fits = match kind {
-                            vocab::Kind::Class => sort == Sort::Class,
-                            vocab::Kind::Classes => sort == Sort::Classes,
-                            _ => sort == Sort::Attr,
-                        };
-                        if !fits {
-                            let message = format!("an argument of `{name}` is {}", sort.describe());
-                            self.error(message, &a.span, format!("expected {kind:?}"), Some(f.doc.to_owned()));
-                            return None;
+                    let what = format!("argument {} of `{name}`", i + 1);
+                    let fits = match (ValueSort::of_parameter(*kind), &e) {
+                        (Some(want), e) => self.expect(e, &a.span, want, want.describe(), &what),
+                        (None, Expr::Var(v)) => {
+                            let sort = self.vars[*v].sort;
+                            let fits = if *kind == vocab::Kind::Class { Sort::Class } else { Sort::Classes } == sort;
+                            if !fits {
+                                let message = format!("{what} must be {}", parameter(*kind));
+                                let label = format!("this is {}", sort.describe());
+                                self.error(message, &a.span, label, Some(f.doc.to_owned()));
+                            }
+                            fits
                         }
-                    } else if matches!(kind, vocab::Kind::Class | vocab::Kind::Classes) {
-                        self.error(
-                            format!("an argument of `{name}` must be a variable for a tensor"),
-                            &a.span,
-                            "here",
-                            None,
-                        );
+                        (None, e) => {
+                            let have = ValueSort::of_expr(e, &|v| self.vars[v].value);
+                            let message = format!("{what} must be {}", parameter(*kind));
+                            let help = "write a variable that the left side binds to a tensor".to_owned();
+                            self.error(message, &a.span, format!("this is {}", have.describe()), Some(help));
+                            false
+                        }
+                    };
+                    if !fits {
                         return None;
                     }
                     out.push(e);
+                }
+                if let ("=", [x, y]) = (name, &out[..]) {
+                    let sort = |e| ValueSort::of_expr(e, &|v: usize| self.vars[v].value);
+                    let (x, y) = (sort(x), sort(y));
+                    if !x.fits(y) {
+                        let message = format!("{} never equals {}", x.describe(), y.describe());
+                        self.error(message, &d.span, "never true", None);
+                        return None;
+                    }
                 }
                 Some(Expr::Call(f, out, d.span.clone()))
             }

@@ -1,23 +1,37 @@
 //! From s-expressions to checked rules. Every defect of a file is reported, not only the first.
 
 mod expr;
+mod kinds;
 mod sides;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lang::{OpClass, Phase, Purpose, Rule, VarId};
+use super::flat::{self, Flat};
+use super::lang::{Guard, GuardKind, OpClass, Phase, Purpose, Rule, VarId};
 use super::sexpr::{self, Datum, Kind, Span};
+use super::signature::ValueSort;
+use super::subsume;
 use crate::diag::Diagnostic;
+use crate::ir::AttrKind;
 
 /// Reads the rules of one file. `phase` in a rule may be left out after a `(phase NAME)` form.
 pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> {
-    let data = sexpr::parse(text).map_err(|e| {
-        let d = Diagnostic::new(file, e.message, e.span, "");
-        vec![match e.note {
-            Some((label, span)) => d.at(span, label),
-            None => d,
-        }]
-    })?;
+    let (rules, errors) = read_file(file, text);
+    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+}
+
+/// The rules of one file that are free of mistakes, and the mistakes.
+pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Diagnostic>) {
+    let data = match sexpr::parse(text) {
+        Ok(data) => data,
+        Err(e) => {
+            let mut d = Diagnostic::new(file, e.message, e.span, "");
+            if let Some((label, span)) = e.note {
+                d = d.at(span, label);
+            }
+            return (vec![], vec![d]);
+        }
+    };
     let mut errors = vec![];
     let mut rules = vec![];
     let mut phase = None;
@@ -31,10 +45,20 @@ pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> 
                 phase = name.sym().and_then(Phase::parse);
             }
             (Some("rule"), _) => {
-                let mut p = RuleParser { file, text, errors: vec![], vars: vec![], mentioned: BTreeSet::new() };
+                let mut p = RuleParser {
+                    file,
+                    text,
+                    errors: vec![],
+                    vars: vec![],
+                    mentioned: BTreeSet::new(),
+                    used: BTreeSet::new(),
+                    doubtful: BTreeSet::new(),
+                };
                 let rule = p.rule(d, rest, phase);
+                if p.errors.is_empty() {
+                    rules.extend(rule);
+                }
                 errors.append(&mut p.errors);
-                rules.extend(rule);
             }
             (Some("phase"), [name]) => errors.push(
                 Diagnostic::new(file, "unknown phase", name.span.clone(), "not a phase")
@@ -46,7 +70,7 @@ pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> 
             ),
         }
     }
-    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+    (rules, errors)
 }
 
 /// What a variable stands for.
@@ -73,6 +97,10 @@ struct Var {
     name: String,
     sort: Sort,
     span: Span,
+    /// What an attribute value is, as far as it is known.
+    value: ValueSort,
+    /// The kind of the attribute that binds it.
+    kind: Option<AttrKind>,
 }
 
 struct RuleParser<'a> {
@@ -82,10 +110,14 @@ struct RuleParser<'a> {
     vars: Vec<Var>,
     /// Every variable that the left side mentions, also where it is malformed.
     mentioned: BTreeSet<String>,
+    /// Variables that a guard or the right side reads.
+    used: BTreeSet<VarId>,
+    /// Names that stand for two things, which was reported.
+    doubtful: BTreeSet<String>,
 }
 
 /// The nearest name, for a hint.
-fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
     let distance = |a: &str, b: &str| {
         let b: Vec<char> = b.chars().collect();
         let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -106,11 +138,20 @@ fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<Strin
         .map(|(_, n)| format!("did you mean `{n}`?"))
 }
 
+/// A number of things.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 impl RuleParser<'_> {
     fn error(&mut self, message: impl Into<String>, span: &Span, label: impl Into<String>, help: Option<String>) {
-        let mut d = Diagnostic::new(self.file, message, span.clone(), label);
+        let mut d = self.diagnostic(message, span, label);
         d.help = help;
         self.errors.push(d);
+    }
+
+    fn diagnostic(&self, message: impl Into<String>, span: &Span, label: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(self.file, message, span.clone(), label)
     }
 
     fn rule(&mut self, whole: &Datum, items: &[Datum], phase: Option<Phase>) -> Option<Rule> {
@@ -160,9 +201,6 @@ impl RuleParser<'_> {
                 return None;
             }
         };
-        if left.kind_text(self.text) == right.kind_text(self.text) {
-            self.error(format!("both sides of rule `{name}` are equal"), &right.span, "nothing would change", None);
-        }
         mentions(left, &mut self.mentioned);
         let pattern = self.pattern_side(left);
         let mut guards = vec![];
@@ -174,6 +212,7 @@ impl RuleParser<'_> {
             }
         }
         let yields = self.yield_side(right);
+        self.unused(&guards);
         let Some(phase) = phase else {
             // An unknown phase has been reported already.
             if keys.contains_key("phase") {
@@ -187,7 +226,7 @@ impl RuleParser<'_> {
             );
             return None;
         };
-        Some(Rule {
+        let rule = Rule {
             name,
             phase,
             file: self.file.to_owned(),
@@ -200,7 +239,51 @@ impl RuleParser<'_> {
             pattern: pattern?,
             guards,
             yields,
-        })
+        };
+        if self.errors.is_empty() {
+            self.audit(&rule, left, right);
+        }
+        Some(rule)
+    }
+
+    /// Bindings that nothing reads.
+    fn unused(&mut self, guards: &[Guard]) {
+        for g in guards {
+            let GuardKind::Let(v, _) = g.kind else { continue };
+            let name = self.vars[v].name.clone();
+            if !self.used.contains(&v) && !name.starts_with('_') && self.errors.is_empty() {
+                let help = format!("remove it; where it is a condition that the value exists, call it `?_{name}`");
+                self.error(format!("`?{name}` is never used"), &g.span, "bound here", Some(help));
+            }
+        }
+    }
+
+    /// Checks of a rule that is well-formed: what it states must be possible, and not nothing.
+    fn audit(&mut self, rule: &Rule, left: &Datum, right: &Datum) {
+        kinds::check(self, &rule.name, left, right);
+        if !self.errors.is_empty() {
+            return;
+        }
+        let Some(flat) = Flat::new(rule) else { return };
+        let name = &rule.name;
+        if let Some(at) = flat.equations.iter().position(|(l, r)| l == r) {
+            let help = (flat.equations.len() == 1 && left.words(self.text) != right.words(self.text))
+                .then(|| flat::commutative(&flat.equations[at].0))
+                .flatten()
+                .map(|op| format!("the operands of `{op}` match in both orders already"));
+            let all = flat.equations.iter().all(|(l, r)| l == r);
+            let message = if all { "both sides of" } else { "the two sides of an equation of" };
+            self.error(format!("{message} rule `{name}` are equal"), &right.span, "nothing would change", help);
+        } else if let Some(op) = subsume::regroups(&flat) {
+            let d = self
+                .diagnostic(
+                    format!("rule `{name}` applies to its own result again and again"),
+                    &right.span,
+                    format!("the same operands of `{op}`, in other groups"),
+                )
+                .at(left.span.clone(), "matches the right side as well");
+            self.errors.push(d.help("direct it towards one form, with a guard that says which operand moves"));
+        }
     }
 
     /// The comment lines directly above an offset.
@@ -223,8 +306,7 @@ impl RuleParser<'_> {
     /// The variable of a name, made if need be; an error where it already stands for something else.
     fn bind(&mut self, name: &str, sort: Sort, span: &Span) -> Option<VarId> {
         if name == "_" {
-            self.vars.push(Var { name: "_".into(), sort, span: span.clone() });
-            return Some(self.vars.len() - 1);
+            return Some(self.new_variable("_", sort, span));
         }
         match self.find(name) {
             Some(v) if self.vars[v].sort == sort => Some(v),
@@ -237,18 +319,26 @@ impl RuleParser<'_> {
                     format!("{} here", sort.describe()),
                 );
                 self.errors.push(d.at(there, format!("{was} here")));
+                self.doubtful.insert(name.to_owned());
                 None
             }
-            None => {
-                self.vars.push(Var { name: name.to_owned(), sort, span: span.clone() });
-                Some(self.vars.len() - 1)
-            }
+            None => Some(self.new_variable(name, sort, span)),
         }
+    }
+
+    fn new_variable(&mut self, name: &str, sort: Sort, span: &Span) -> VarId {
+        let (value, kind) = (ValueSort::Any, None);
+        self.vars.push(Var { name: name.to_owned(), sort, span: span.clone(), value, kind });
+        self.vars.len() - 1
     }
 
     /// A variable that must be bound already.
     fn bound(&mut self, name: &str, span: &Span) -> Option<VarId> {
+        if self.doubtful.contains(name) {
+            return None;
+        }
         if let Some(v) = self.find(name) {
+            self.used.insert(v);
             return Some(v);
         }
         // A defect of the left side that was reported already is the reason.
@@ -274,7 +364,7 @@ impl RuleParser<'_> {
 }
 
 impl Datum {
-    fn kind_text<'t>(&self, text: &'t str) -> Vec<&'t str> {
+    fn words<'t>(&self, text: &'t str) -> Vec<&'t str> {
         text[self.span.clone()].split_whitespace().collect()
     }
 }

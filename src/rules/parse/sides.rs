@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::expr::literal;
-use super::{RuleParser, Sort, Var, nearest};
-use crate::ir::{Attr, AttrKind, OpInfo, op};
+use super::{RuleParser, Sort, Var, count, nearest};
+use crate::ir::{Attr, AttrKind, DType, OpInfo, op};
 use crate::rules::lang::{
     AttrPattern, Expr, Head, OpClass, OpKind, OpPattern, Pattern, Target, Template, TemplateHead, VarId,
 };
 use crate::rules::sexpr::{Datum, Kind, Span};
+use crate::rules::signature::ValueSort;
 
 impl RuleParser<'_> {
     pub(super) fn pattern_side(&mut self, d: &Datum) -> Option<Pattern> {
@@ -105,7 +106,7 @@ impl RuleParser<'_> {
                 for (i, a) in info.attrs.iter().enumerate() {
                     let p = match attrs[i] {
                         Some(Datum { kind: Kind::Var(v), span }) => {
-                            self.bind(v, Sort::Attr, span).map(AttrPattern::Var)
+                            self.bind_attr(v, a.kind, span).map(AttrPattern::Var)
                         }
                         Some(d) => self.attr_literal(d, a.kind, info, a.name).map(AttrPattern::Is),
                         None => match &a.default {
@@ -138,7 +139,7 @@ impl RuleParser<'_> {
         let f = self.bind(name, Sort::Operator(class), &head.span);
         if rest.len() != class.arity() {
             self.error(
-                format!("`?{name}` takes {} operands, not {}", class.arity(), rest.len()),
+                format!("`?{name}` takes {}, not {}", count(class.arity(), "operand"), rest.len()),
                 &head.span,
                 "here",
                 None,
@@ -171,7 +172,7 @@ impl RuleParser<'_> {
     }
 
     /// Splits what follows an operator into operands and attributes (in table order).
-    fn split_args<'d>(
+    pub(super) fn split_args<'d>(
         &mut self,
         info: &'static OpInfo,
         items: &'d [Datum],
@@ -211,18 +212,30 @@ impl RuleParser<'_> {
             i += 2;
         }
         let has_rest = plain.iter().any(|d| rest_var(d).is_some());
+        if let Some(d) = plain.iter().find(|d| rest_var(d).is_some())
+            && info.min_inputs == info.max_inputs
+        {
+            let help = "only operators with a variable number of operands have optional or remaining ones".to_owned();
+            self.error(
+                format!("`{}` takes exactly {}", info.name, count(info.min_inputs, "operand")),
+                &d.span,
+                "here",
+                Some(help),
+            );
+            return None;
+        }
         // What exceeds the operands of an operator of fixed arity are its attributes, in table order.
         let operands =
             if info.max_inputs == usize::MAX || has_rest { plain.len() } else { plain.len().min(info.max_inputs) };
         let (args, extra) = plain.split_at(operands);
         if extra.len() > attrs.len() || args.len() < info.min_inputs && !has_rest {
-            let takes = info.arity();
-            let message = format!(
-                "`{}` takes {takes} operands and {} attributes, not {} terms",
-                info.name,
-                attrs.len(),
-                plain.len()
-            );
+            let operands = match (info.min_inputs, info.max_inputs) {
+                (a, b) if a == b => count(a, "operand"),
+                _ => format!("{} operands", info.arity()),
+            };
+            let and =
+                if attrs.is_empty() { String::new() } else { format!(" and {}", count(attrs.len(), "attribute")) };
+            let message = format!("`{}` takes {operands}{and}, not {}", info.name, plain.len());
             let names: Vec<&str> = info.attrs.iter().map(|a| a.name).collect();
             let help = (!names.is_empty()).then(|| format!("its attributes are {}", names.join(", ")));
             self.error(message, whole, "in this term", help);
@@ -242,13 +255,45 @@ impl RuleParser<'_> {
         ok.then(|| (args.to_vec(), attrs))
     }
 
+    /// The variable of an attribute. Values of two kinds are never equal.
+    fn bind_attr(&mut self, name: &str, kind: AttrKind, span: &Span) -> Option<VarId> {
+        let v = self.bind(name, Sort::Attr, span)?;
+        let var = &mut self.vars[v];
+        match var.kind {
+            Some(was) if was != kind => {
+                let (was, there) = (kind_name(was), var.span.clone());
+                let now = kind_name(kind);
+                let d = self.diagnostic(format!("`?{name}` is {was} and {now}"), span, format!("{now} here"));
+                let help = format!("write two variables, and compare them with the guard `(= ?{name} ?other)`");
+                self.errors.push(d.at(there, format!("{was} here")).help(help));
+                self.doubtful.insert(name.to_owned());
+                None
+            }
+            _ => {
+                (var.kind, var.value) = (Some(kind), ValueSort::of_kind(kind));
+                Some(v)
+            }
+        }
+    }
+
     fn attr_literal(&mut self, d: &Datum, kind: AttrKind, info: &OpInfo, name: &str) -> Option<Attr> {
         let value = literal(d).and_then(|a| a.coerce(kind));
         if value.is_none() {
-            let message = format!("attribute `{name}` of `{}` is of kind {kind:?}", info.name);
-            self.error(message, &d.span, "not of that kind", None);
+            let message = format!("attribute `{name}` of `{}` must be {}", info.name, kind_name(kind));
+            let label = literal(d).map_or("not a value", |a| ValueSort::of_literal(&a).describe());
+            self.error(message, &d.span, format!("this is {label}"), literal_help(kind));
         }
         value
+    }
+
+    /// An attribute on the right side.
+    fn attr_value(&mut self, d: &Datum, kind: AttrKind, info: &OpInfo, name: &str) -> Option<Expr> {
+        if literal(d).is_some() || d.list().is_some_and(<[Datum]>::is_empty) {
+            return self.attr_literal(d, kind, info, name).map(Expr::Lit);
+        }
+        let e = self.expr(d)?;
+        let what = format!("attribute `{name}` of `{}`", info.name);
+        self.expect(&e, &d.span, ValueSort::of_kind(kind), kind_name(kind), &what).then_some(e)
     }
 
     pub(super) fn yield_side(&mut self, d: &Datum) -> Vec<(Target, Template)> {
@@ -256,10 +301,24 @@ impl RuleParser<'_> {
             None => self.template(d).map(|t| (Target::Root, t)).into_iter().collect(),
             Some(pairs) => {
                 let mut out = vec![];
+                let mut new = vec![];
                 for (var, span, term) in pairs {
                     let t = self.template(term);
+                    let is_new = self.find(var).is_none();
                     let v = self.bind(var, Sort::Class, span);
+                    match v {
+                        Some(v) if is_new => new.push((v, var, span)),
+                        // A second equation for a new term uses the first.
+                        Some(v) => drop(self.used.insert(v)),
+                        None => {}
+                    }
                     out.extend(v.zip(t).map(|(v, t)| (Target::Var(v), t)));
+                }
+                for (v, var, span) in new {
+                    if !self.used.contains(&v) && self.errors.is_empty() {
+                        let help = "a new name in :yield is for the terms after it; the left side does not bind it";
+                        self.error(format!("`?{var}` is never used"), span, "built here", Some(help.to_owned()));
+                    }
                 }
                 out
             }
@@ -289,7 +348,9 @@ impl RuleParser<'_> {
                         return None;
                     };
                     if rest.len() != class.arity() {
-                        self.error(format!("`?{name}` takes {} operands", class.arity()), &d.span, "here", None);
+                        let message =
+                            format!("`?{name}` takes {}, not {}", count(class.arity(), "operand"), rest.len());
+                        self.error(message, &d.span, "here", None);
                         return None;
                     }
                     let args = rest.iter().map(|a| self.template(a)).collect::<Vec<_>>();
@@ -327,7 +388,7 @@ impl RuleParser<'_> {
                 let mut values = vec![];
                 for (i, a) in info.attrs.iter().enumerate() {
                     let e = match (attrs[i], &a.default) {
-                        (Some(d), _) => self.expr(d),
+                        (Some(d), _) => self.attr_value(d, a.kind, info, a.name),
                         (None, Some(v)) => Some(Expr::Lit(v.clone())),
                         (None, None) => {
                             let message = format!("attribute `{}` of `{}` is not given", a.name, info.name);
@@ -354,8 +415,16 @@ impl RuleParser<'_> {
     fn constant(&mut self, whole: &Datum, rest: &[Datum]) -> Option<Template> {
         match rest {
             [value, Datum { kind: Kind::Key(k), .. }, Datum { kind: Kind::Var(v), span }] if k == "like" => {
-                let value = self.expr(value);
+                let number = self
+                    .expr(value)
+                    .filter(|e| self.expect(e, &value.span, ValueSort::Number, "a number", "the value of a constant"));
                 let like = self.bound(v, span)?;
+                if self.vars[like].sort != Sort::Class {
+                    let sort = self.vars[like].sort.describe();
+                    self.error(format!("`?{v}` is {sort}"), span, "expected a tensor", None);
+                    return None;
+                }
+                let value = number;
                 Some(Template::Const { value: value?, like })
             }
             _ => {
@@ -366,12 +435,39 @@ impl RuleParser<'_> {
     }
 }
 
+/// An attribute kind in words.
+fn kind_name(kind: AttrKind) -> &'static str {
+    match kind {
+        AttrKind::Int => "an integer",
+        AttrKind::Ints => "a list of integers",
+        AttrKind::Real => "a number",
+        AttrKind::Bool => "true or false",
+        AttrKind::DType => "an element type",
+        AttrKind::Dim => "an extent",
+        AttrKind::Dims => "a shape",
+        AttrKind::Axis => "a mesh axis",
+        AttrKind::Str => "a name",
+        AttrKind::Lit => "a constant",
+    }
+}
+
+/// How to write a literal of a kind, where that is not plain.
+fn literal_help(kind: AttrKind) -> Option<String> {
+    let text = match kind {
+        AttrKind::Axis => "mesh axes are tp and pp".to_owned(),
+        AttrKind::Ints | AttrKind::Dims => "a list is written (0 2 1)".to_owned(),
+        AttrKind::DType => format!("element types are {}", DType::ALL.map(DType::name).join(", ")),
+        _ => return None,
+    };
+    Some(text)
+}
+
 /// The name in `?x...` or `?x?`: a variable for several tensors.
 pub(super) fn rest_name(word: &str) -> Option<&str> {
     word.strip_suffix("...").or_else(|| word.strip_suffix('?'))
 }
 
-fn rest_var(d: &Datum) -> Option<&str> {
+pub(super) fn rest_var(d: &Datum) -> Option<&str> {
     match &d.kind {
         Kind::Var(v) => rest_name(v),
         _ => None,
@@ -385,7 +481,7 @@ fn is_optional(d: &Datum) -> bool {
 
 /// `((?a term) (?b term))`, or `None` for a single term.
 #[allow(clippy::type_complexity, reason = "a local helper")]
-fn roots(d: &Datum) -> Option<Vec<(&str, &Span, &Datum)>> {
+pub(super) fn roots(d: &Datum) -> Option<Vec<(&str, &Span, &Datum)>> {
     let items = d.list()?;
     if items.is_empty() {
         return None;
