@@ -423,9 +423,12 @@ impl Builder<'_> {
             attrs = op.attrs().into_iter().map(Some).collect();
         } else {
             for (i, a) in info.attrs.iter().enumerate() {
-                if !matches!(a.name, "dim" | "axes" | "perm" | "shape" | "start" | "end" | "step")
-                    && !(a.name == "axis" && a.kind == AttrKind::Int && !matches!(info.name, "concat" | "gather"))
-                {
+                let of_operand = match a.name {
+                    "dim" | "axes" | "perm" | "shape" | "start" | "end" | "step" => true,
+                    "axis" => a.kind == AttrKind::Int && !matches!(info.name, "concat" | "gather"),
+                    _ => false,
+                };
+                if !of_operand {
                     attrs[i] = Some(self.attr(&o.attrs[i], info, i, &[], want, &attrs)?);
                 }
             }

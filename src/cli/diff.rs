@@ -8,7 +8,7 @@ use serde::Serialize;
 use sinter_runtime::plan::{self, Plan};
 
 use super::graphs::{self, StageName};
-use super::options::{MeshOptions, CheckedRules};
+use super::options::{CheckedRules, MeshOptions};
 use super::{Failure, OutFile, Outcome, print, say};
 use crate::diff::{Diff, Kind, diff, fused};
 use crate::import;

@@ -134,9 +134,8 @@ impl CheckedRules {
             return Ok(rules);
         }
         let own = rules.rules().iter().filter(|r| !BUNDLED.iter().any(|(file, _)| *file == r.file));
-        let refused: Vec<String> = own
-            .filter_map(|r| check::refusal(&rules, r, &check::verify(r, None, VerifyConfig::standard())))
-            .collect();
+        let refused: Vec<String> =
+            own.filter_map(|r| check::refusal(&rules, r, &check::verify(r, None, VerifyConfig::standard()))).collect();
         if refused.is_empty() { Ok(rules) } else { Err(Box::new(Refused(refused))) }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::graphs::{self, StageName};
-use super::options::{MeshOptions, CheckedRules};
+use super::options::{CheckedRules, MeshOptions};
 use super::{Failure, Outcome, print, say};
 use crate::import::{self, ImportError};
 use crate::ir;

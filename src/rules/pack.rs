@@ -103,7 +103,7 @@ impl Reader<'_> {
     fn manifest(&mut self, pack: &mut Pack) {
         match serde_json::from_str(self.text) {
             Ok(Value::Object(_)) => {}
-            Ok(_) => return self.error("a manifest is an object", &(0..self.text.len()), "not { ... }", None),
+            Ok(_) => return self.error("a manifest must be an object", &(0..self.text.len()), "not { ... }", None),
             Err(e) => {
                 let before: usize =
                     self.text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
@@ -162,7 +162,7 @@ impl Reader<'_> {
     fn string<T>(&mut self, m: &Member, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let out = m.value.as_str().and_then(read);
         if out.is_none() {
-            self.error(format!("`{}` is {wanted}", m.key), &m.span, "this is not", None);
+            self.error(format!("`{}` must be {wanted}", m.key), &m.span, "this is not", None);
         }
         out
     }
@@ -170,13 +170,13 @@ impl Reader<'_> {
     /// Puts the files of a pack into the order of the manifest.
     fn files(&mut self, m: &Member, pack: &mut Pack) {
         if !m.value.is_array() {
-            return self.error("`files` is a list of file names", &m.span, "not a list", None);
+            return self.error("`files` must be a list of file names", &m.span, "not a list", None);
         }
         let mut left: Vec<Option<(String, String)>> = pack.files.drain(..).map(Some).collect();
         let mut seen: Vec<String> = vec![];
         for (value, span) in elements(self.text, m.span.start) {
             let Some(name) = value.as_str() else {
-                self.error("`files` is a list of file names", &span, "not a name", None);
+                self.error("`files` must be a list of file names", &span, "not a name", None);
                 continue;
             };
             if seen.iter().any(|s| s == name) {

@@ -57,8 +57,8 @@ pub fn reference() -> String {
     row(&mut out, &["element type", &types]);
     out.push_str("\n## Operators\n\n");
     out.push_str(
-        "Attributes stand in the order in which they may be written without a keyword; `= V` is the default value.\n\
-         `V` as the right-hand value of an attribute may be an expression, on the left a variable or a literal.\n",
+        "Attributes stand in the order in which they may be written without a keyword, with their default values. A value\n\
+         is a variable or a literal on the left side of a rule, an expression on the right.\n",
     );
     for (class, title, note) in CLASSES {
         let _ = write!(out, "\n### {title}\n\n");
@@ -76,13 +76,16 @@ pub fn reference() -> String {
          attributes of the right side. `several tensors` is `?m?` or `?m...`. A function that has no value somewhere\n\
          makes the rule not apply there.\n\n",
     );
-    for (title, wanted) in [("Guards", true), ("Functions", false)] {
-        let _ = write!(out, "### {title}\n\n| name | parameters | gives | meaning |\n|---|---|---|---|\n");
-        for f in FUNCTIONS.iter().filter(|f| (signature::result(f.name) == ValueSort::Bool) == wanted) {
-            row(&mut out, &[&code(f.name), &parameters(f), signature::result(f.name).describe(), f.doc]);
-        }
-        out.push('\n');
+    let is_guard = |f: &&Function| signature::result(f.name) == ValueSort::Bool;
+    out.push_str("### Guards\n\n| name | parameters | meaning |\n|---|---|---|\n");
+    for f in FUNCTIONS.iter().filter(is_guard) {
+        row(&mut out, &[&code(f.name), &parameters(f), f.doc]);
     }
+    out.push_str("\n### Functions\n\n| name | parameters | gives | meaning |\n|---|---|---|---|\n");
+    for f in FUNCTIONS.iter().filter(|f| !is_guard(f)) {
+        row(&mut out, &[&code(f.name), &parameters(f), signature::result(f.name).describe(), f.doc]);
+    }
+    out.push('\n');
     let binary = op::table().iter().filter(|o| OpClass::Binary.contains_class(o.class)).count();
     let unary = op::table().iter().filter(|o| OpClass::Unary.contains_class(o.class)).count();
     let _ = writeln!(

@@ -242,7 +242,10 @@ fn options_and_rules() {
             rules(d, "(phase fuse)\n(rule a (mul ?x ?y) => (mul ?x ?z))\n(rule b (nag ?x) => (neg 1))\n")
         }),
         ("rules-taken-name", |d| rules(d, "(rule silu-mul :phase fuse (mul ?x (sigmoid ?x)) => (silu ?x))\n")),
-        ("rule-of-unequal-types", |d| rules(d, "(rule wrong :phase raise (matmul ?x ?w) => ?x)\n")),
+        ("rule-of-unequal-types", |d| {
+            let args = rules(d, "(rule wrong :phase raise (matmul ?x ?w) => ?x)\n");
+            [&args[..], &["--trust-rules"]].concat()
+        }),
     ]);
     insta::assert_snapshot!(text);
 }

@@ -27,8 +27,12 @@ mod matrix;
 mod reference;
 /// Cases of rules that are wrong, and the commands for rule folders.
 mod rule_cases;
+/// What is written about rules: the reference and the advice.
+mod rule_docs;
 /// Rule files with mistakes: all of them are reported, with their places.
 mod rule_errors;
+/// Folders of rule files with a manifest.
+mod rule_packs;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.
 mod saturate;
 /// The text form of graphs.

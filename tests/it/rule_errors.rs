@@ -112,3 +112,17 @@ fn nesting_has_a_limit() {
     };
     assert!(errors[0].contains("nested deeper"), "{}", &errors[0][..200]);
 }
+
+#[test]
+fn named_terms_that_multiply_are_refused() {
+    let terms: Vec<String> = (0..60).map(|i| format!("(?t{} (add ?t{i} ?t{i}))", i + 1)).collect();
+    let rule = |left: &str, right: &str| format!("(rule wide :phase raise :match {left} :yield {right})");
+    let text = rule(&format!("({})", terms.join(" ")), "((?t60 (neg ?t0)))");
+    let Err(RuleError::Invalid(errors)) = RuleSet::read([("wide.rules", text.as_str())]) else {
+        panic!("a pattern of 2^60 terms was accepted");
+    };
+    assert!(errors.len() == 1 && errors[0].contains("more than 1000 terms"), "{errors:?}");
+    // On the right each name is built once.
+    let text = rule("((?t0 (neg ?x)))", &format!("({} (?t0 (abs ?t60)))", terms.join(" ")));
+    assert!(RuleSet::read([("wide.rules", text.as_str())]).is_ok());
+}

@@ -410,3 +410,71 @@ impl Checker<'_, '_> {
         self.error(e)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Dim, MeshAxis, Op, TensorType, infer};
+
+    /// Operators with attributes that fit the shapes below.
+    fn instance(op: Op) -> Op {
+        match op {
+            Op::ReduceSum { .. } => Op::ReduceSum { axes: vec![0], keepdims: true },
+            Op::Reshape { .. } => Op::Reshape { shape: vec![Dim::from(2); 2] },
+            Op::Expand { .. } => Op::Expand { shape: vec![Dim::from(2); 2] },
+            Op::Transpose { .. } => Op::Transpose { perm: vec![1, 0] },
+            Op::Slice { .. } => Op::Slice { axis: 0, start: Dim::from(0), end: Dim::from(2), step: 1 },
+            Op::Shard { .. } => Op::Shard { dim: 0, axis: MeshAxis::Tp, parts: 1 },
+            op => op,
+        }
+    }
+
+    /// Shapes that an operator accepts.
+    fn shape(op: &Op, operand: usize) -> Vec<Dim> {
+        let of = |dims: &[i64]| dims.iter().map(|&d| Dim::from(d)).collect();
+        match (op, operand) {
+            (Op::Attention { .. }, _) => of(&[1, 1, 2, 2]),
+            (Op::Rotary { .. }, 1..) => of(&[2, 1]),
+            (Op::RmsNorm { .. } | Op::LayerNorm { .. }, 1..) => of(&[2]),
+            (Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. }, 2..) => of(&[2]),
+            (Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. }, 2..) => of(&[2]),
+            _ => of(&[2, 2]),
+        }
+    }
+
+    #[test]
+    fn demands_are_those_of_type_inference() {
+        let bit = |t: DType| only(|u| u == t);
+        for op in op::instances().into_iter().map(instance) {
+            let info = op.info();
+            let n = if info.max_inputs > 4 { 2 } else { info.max_inputs };
+            if n == 0 || matches!(op, Op::Get { .. } | Op::Send { .. }) {
+                continue;
+            }
+            let demand = demand(info.name);
+            let mut accepted = 0;
+            for code in 0..9usize.pow(n as u32) {
+                let types: Vec<DType> = (0..n).map(|i| DType::ALL[code / 9usize.pow(i as u32) % 9]).collect();
+                let operands: Vec<[TensorType; 1]> =
+                    (0..n).map(|i| [TensorType { dtype: types[i], shape: shape(&op, i) }]).collect();
+                let operands: Vec<&[TensorType]> = operands.iter().map(|t| &t[..]).collect();
+                let Ok(results) = infer(&op, &operands) else { continue };
+                accepted += 1;
+                let name = info.name;
+                for (i, t) in types.iter().enumerate() {
+                    assert!((demand.operands)(i) & bit(*t) != 0, "{name}: operand {i} may be {t}");
+                }
+                let agree: Vec<&DType> =
+                    types.iter().enumerate().filter(|(i, _)| demand.agree.contains(i)).map(|t| t.1).collect();
+                assert!(agree.windows(2).all(|w| w[0] == w[1]), "{name} accepts {types:?}");
+                let gives = match demand.gives {
+                    Gives::Operand(i) => bit(types[i]),
+                    Gives::Types(set) => set,
+                    Gives::Attribute => ANY,
+                };
+                assert!(results.iter().all(|r| gives & bit(r.dtype) != 0), "{name} of {types:?} gives {results:?}");
+            }
+            assert!(accepted > 0, "no operands were found for {}", info.name);
+        }
+    }
+}

@@ -11,6 +11,9 @@ use crate::rules::lang::{
 use crate::rules::sexpr::{Datum, Kind, Span};
 use crate::rules::signature::ValueSort;
 
+/// Largest pattern. Names are written out, so that a few of them can make one that nothing can match.
+const LARGEST: usize = 1000;
+
 impl RuleParser<'_> {
     pub(super) fn pattern_side(&mut self, d: &Datum) -> Option<Pattern> {
         match roots(d) {
@@ -24,6 +27,12 @@ impl RuleParser<'_> {
                     let p = self.pattern(term, id);
                     let Some(mut p) = p else { continue };
                     inline(&mut p, &named, &self.vars);
+                    if size(&p) > LARGEST {
+                        let help = "a named term counts wherever it is used".to_owned();
+                        let message = format!("the pattern has more than {LARGEST} terms");
+                        self.error(message, span, "with the terms that this one uses", Some(help));
+                        return None;
+                    }
                     named.insert(var.to_owned(), p.clone());
                     last = Some((var, span, p));
                 }
@@ -493,6 +502,13 @@ pub(super) fn roots(d: &Datum) -> Option<Vec<(&str, &Span, &Datum)>> {
             _ => None,
         })
         .collect()
+}
+
+fn size(p: &Pattern) -> usize {
+    match p {
+        Pattern::Var(_) | Pattern::Number(_) => 1,
+        Pattern::Op(o) => 1 + o.args.iter().map(size).sum::<usize>(),
+    }
 }
 
 fn inline(p: &mut Pattern, named: &BTreeMap<String, Pattern>, vars: &[Var]) {
