@@ -3,20 +3,20 @@
 //! What an application of a rule took follows from what its variables were bound to, so that nothing
 //! but the bindings is recorded while the e-graph grows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use egg::{Id, Language as _};
+use rustc_hash::FxHashMap;
 
 use super::from_ir::Program;
 use super::language::{ENode, OpRef};
 use super::names::Names;
-use super::run::Provenance;
-use crate::explain::{Entry, Record, RuleText, Taken};
-use crate::ir::{Graph, NodeId, Op};
+use super::run::{Known, Provenance};
+use crate::explain::{Bound, Entry, Made, Recorder, RuleText, Taken};
+use crate::ir::{Graph, NodeId};
 use crate::rules::RuleSet;
 use crate::rules::eval::Bind;
-use crate::rules::lang::{AttrPattern, Head, OpPattern, Pattern};
+use crate::rules::lang::{AttrPattern, Head, OpPattern, Pattern, Rule};
 
 /// Adds the derivations of some terms to a record, and returns for each term the entry that made it.
 ///
@@ -27,127 +27,140 @@ pub(super) fn derive(
     names: &Names<'_>,
     rules: &RuleSet,
     terms: &[(NodeId, ENode)],
-    record: &mut Record,
+    recorder: &mut Recorder,
 ) -> Vec<Option<u32>> {
-    let mut d = Deriver::new(program, graph, names);
-    let needed = d.needed(terms);
-    let mut entry_of: HashMap<u32, u32> = HashMap::new();
-    let mut known: BTreeMap<String, u32> =
-        record.rules.iter().enumerate().map(|(i, r)| (r.name.clone(), i as u32)).collect();
-    for (id, taken) in needed {
-        let p = d.applications[&id].clone();
-        let rule = *known.entry(p.rule.name.clone()).or_insert_with(|| {
-            let text = |span| rules.excerpt(&p.rule, span);
-            record.rules.push(RuleText {
-                name: p.rule.name.clone(),
-                phase: p.rule.phase.name().to_owned(),
-                place: format!("{}:{}", p.rule.file, p.rule.line),
-                doc: p.rule.doc.clone(),
-                left: text(&p.rule.left_span),
-                right: text(&p.rule.right_span),
-                guards: p.rule.guards.iter().map(|g| text(&g.span)).collect(),
-            });
-            record.rules.len() as u32 - 1
-        });
-        let mut took = vec![];
-        for (class, node) in taken {
-            let text = names.term(&node);
-            let term = if names.has(class) { format!("{} = {text}", names.class(class)) } else { text };
-            let (from, nodes) = match d.origin.get(&node) {
-                Some(n) => (graph.node(*n).why, graph.node(*n).origin.clone()),
-                None => (d.made_by(&node).and_then(|p| entry_of.get(&p).copied()), vec![]),
-            };
-            let nodes = if from.is_some() { vec![] } else { nodes };
-            took.push(Taken { term, from, nodes });
-        }
-        let vars = d.variables(&p);
-        record.entries.push(Entry { rule, vars, took });
-        entry_of.insert(id, record.entries.len() as u32 - 1);
-    }
-    let of = |n: &ENode| match d.origin.get(n) {
-        Some(id) => graph.node(*id).why,
-        None => d.made_by(n).and_then(|p| entry_of.get(&p).copied()),
+    let sources = sources(program, graph);
+    let mut needed: BTreeMap<u32, (&Provenance, Vec<TakenTerm>)> = BTreeMap::new();
+    let mut todo: Vec<&Provenance> = vec![];
+    let made_by = |n: &ENode| match sources.get(n) {
+        Some(Source::Made(at)) => Some(&*program.made[*at as usize].1),
+        _ => None,
     };
-    terms.iter().map(|(_, n)| of(n)).collect()
-}
-
-struct Deriver<'p> {
-    program: &'p Program,
-    names: &'p Names<'p>,
-    /// The node of the graph that a term is.
-    origin: HashMap<ENode, NodeId>,
-    provenance: HashMap<ENode, &'p Arc<Provenance>>,
-    applications: HashMap<u32, Arc<Provenance>>,
-}
-
-/// Classes with the terms that a pattern took in them.
-type TakenTerms = Vec<(Id, ENode)>;
-
-impl<'p> Deriver<'p> {
-    fn new(program: &'p Program, graph: &Graph, names: &'p Names<'p>) -> Self {
-        let eg = &program.eg;
-        let mut origin = HashMap::new();
-        for (id, (_, node)) in graph.ids().zip(&program.original) {
-            origin.entry(node.clone().map_children(|c| eg.find(c))).or_insert(id);
+    todo.extend(terms.iter().filter_map(|(_, n)| made_by(n)));
+    while let Some(p) = todo.pop() {
+        if let std::collections::btree_map::Entry::Vacant(e) = needed.entry(p.id) {
+            let taken = Taker { program, sources: &sources, p }.all();
+            todo.extend(taken.iter().filter_map(|t| made_by(&t.node)));
+            e.insert((p, taken));
         }
-        Deriver { program, names, origin, provenance: program.provenance(), applications: HashMap::new() }
     }
-
-    fn made_by(&self, node: &ENode) -> Option<u32> {
-        self.provenance.get(node).map(|p| p.id)
-    }
-
-    /// The applications that lead to some terms, in order, with what each of them took.
-    fn needed(&mut self, terms: &[(NodeId, ENode)]) -> BTreeMap<u32, TakenTerms> {
-        let mut out: BTreeMap<u32, TakenTerms> = BTreeMap::new();
-        let mut seen: BTreeSet<u32> = BTreeSet::new();
-        let mut todo: Vec<&Arc<Provenance>> = vec![];
-        let visit = |n: &ENode, todo: &mut Vec<&'p Arc<Provenance>>, seen: &mut BTreeSet<u32>| {
-            if !self.origin.contains_key(n)
-                && let Some(p) = self.provenance.get(n)
-                && seen.insert(p.id)
-            {
-                todo.push(p);
+    // The numbers of applications grow with time, so that each entry comes after what it builds on.
+    let mut entry_of: FxHashMap<u32, u32> = FxHashMap::default();
+    let mut known: FxHashMap<String, u32> =
+        recorder.record.rules.iter().enumerate().map(|(i, r)| (r.name.clone(), i as u32)).collect();
+    let mut w = Writer { names, recorder, tensors: vec![None; program.eg.nodes().len()], ops: FxHashMap::default() };
+    let made = |n: &ENode, entry_of: &FxHashMap<u32, u32>| match sources.get(n)? {
+        Source::Given(id) => graph.node(*id).why,
+        Source::Made(at) => entry_of.get(&program.made[*at as usize].1.id).copied(),
+    };
+    for (id, (p, taken)) in &needed {
+        let rule = match known.get(&p.rule.name) {
+            Some(r) => *r,
+            None => {
+                let n = w.recorder.record.rules.len() as u32;
+                w.recorder.record.rules.push(rule_text(rules, &p.rule));
+                known.insert(p.rule.name.clone(), n);
+                n
             }
         };
-        terms.iter().for_each(|(_, n)| visit(n, &mut todo, &mut seen));
-        let mut applications = HashMap::new();
-        while let Some(p) = todo.pop() {
-            let taken = self.taken(p);
-            taken.iter().for_each(|(_, n)| visit(n, &mut todo, &mut seen));
-            applications.insert(p.id, p.clone());
-            out.insert(p.id, taken);
+        let vars = (0..p.binds.len()).map(|v| w.bound(p, v)).collect();
+        let mut took = Vec::with_capacity(taken.len());
+        for t in taken {
+            let nodes = |w: &mut Writer<'_, '_>| match sources.get(&t.node) {
+                Some(Source::Given(id)) => graph.node(*id).origin.iter().map(|o| w.recorder.text(o)).collect(),
+                _ => vec![],
+            };
+            let from = made(&t.node, &entry_of).map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
+            took.push(w.taken(t, from));
         }
-        self.applications = applications;
-        out
+        w.recorder.record.entries.push(Entry { rule, vars, took });
+        entry_of.insert(*id, w.recorder.record.entries.len() as u32 - 1);
     }
+    terms.iter().map(|(_, n)| made(n, &entry_of)).collect()
+}
 
-    /// The terms that an application took, from the root of its pattern down.
-    fn taken(&self, p: &Provenance) -> TakenTerms {
-        let mut out = vec![];
-        let mut covers = p.covers.iter();
-        if let Pattern::Op(root) = &p.rule.pattern {
-            self.take(root, p, &mut covers, &mut out);
+fn rule_text(rules: &RuleSet, rule: &Rule) -> RuleText {
+    let text = |span: &crate::rules::sexpr::Span| rules.excerpt(rule, span);
+    RuleText {
+        name: rule.name.clone(),
+        phase: rule.phase.name().to_owned(),
+        place: format!("{}:{}", rule.file, rule.line),
+        doc: rule.doc.clone(),
+        left: text(&rule.left_span),
+        right: text(&rule.right_span),
+        guards: rule.guards.iter().map(|g| text(&g.span)).collect(),
+        vars: rule.vars.clone(),
+    }
+}
+
+/// Where a term comes from.
+enum Source {
+    /// It is a node of the graph.
+    Given(NodeId),
+    /// A rule made it: its place in `Program::made`.
+    Made(u32),
+}
+
+/// The source of every term in canonical form: the graph before any rule, an earlier application before a later one.
+fn sources(program: &Program, graph: &Graph) -> FxHashMap<ENode, Source> {
+    let eg = &program.eg;
+    let mut out = FxHashMap::default();
+    out.reserve(program.original.len() + program.made.len());
+    for (id, (_, node)) in graph.ids().zip(&program.original) {
+        out.entry(node.clone().map_children(|c| eg.find(c))).or_insert(Source::Given(id));
+    }
+    for (at, (node, _)) in program.made.iter().enumerate() {
+        out.entry(node.clone().map_children(|c| eg.find(c))).or_insert(Source::Made(at as u32));
+    }
+    out
+}
+
+/// A term that a pattern took, with its class.
+struct TakenTerm {
+    class: Id,
+    node: ENode,
+}
+
+/// Finds the terms that an application of a rule took.
+struct Taker<'p> {
+    program: &'p Program,
+    sources: &'p FxHashMap<ENode, Source>,
+    p: &'p Provenance,
+}
+
+impl Taker<'_> {
+    /// The terms from the root of the pattern down. A term that is named and used twice is given once.
+    fn all(&self) -> Vec<TakenTerm> {
+        let mut out: Vec<TakenTerm> = vec![];
+        if let Pattern::Op(root) = &self.p.rule.pattern {
+            self.take(root, &mut self.p.covers.iter(), &mut out);
         }
-        out
+        let mut once: Vec<TakenTerm> = Vec::with_capacity(out.len());
+        for t in out {
+            if !once.iter().any(|o| o.class == t.class && o.node == t.node) {
+                once.push(t);
+            }
+        }
+        once
     }
 
     /// Finds the term of one operator of a pattern, and those below it; its class.
     fn take<'c>(
         &self,
         o: &OpPattern,
-        p: &Provenance,
         covers: &mut impl Iterator<Item = &'c Id>,
-        out: &mut TakenTerms,
+        out: &mut Vec<TakenTerm>,
     ) -> Option<Id> {
         let eg = &self.program.eg;
+        let binds = &self.p.binds;
         let class = eg.find(*covers.next()?);
         let at = out.len();
+        // A number leaves open which constant it was.
         let mut children: Vec<Option<Id>> = vec![];
         for a in &o.args {
             children.push(match a {
-                Pattern::Op(inner) => self.take(inner, p, covers, out),
-                Pattern::Var(v) => match &p.binds[*v] {
+                Pattern::Op(inner) => self.take(inner, covers, out),
+                Pattern::Var(v) => match &binds[*v] {
                     Some(Bind::Class(c)) => Some(eg.find(*c)),
                     _ => None,
                 },
@@ -155,60 +168,99 @@ impl<'p> Deriver<'p> {
             });
         }
         for v in o.optional.iter().chain(&o.rest) {
-            if let Some(Bind::Classes(list)) = &p.binds[*v] {
+            if let Some(Bind::Classes(list)) = &binds[*v] {
                 children.extend(list.iter().map(|c| Some(eg.find(*c))));
             }
         }
-        let op = match &o.head {
-            Head::Class(v, _) => match &p.binds[*v] {
-                Some(Bind::Op(op)) => Some(op.clone()),
-                _ => None,
-            },
+        let wanted = |op: &OpRef| match &o.head {
+            Head::Class(v, _) => matches!(&binds[*v], Some(Bind::Op(b)) if b == op),
             Head::Op(kind) => {
-                let value = |a: &AttrPattern| match a {
-                    AttrPattern::Is(a) => Some(a.clone()),
-                    AttrPattern::Var(v) => match &p.binds[*v] {
-                        Some(Bind::Attr(a)) => Some(a.clone()),
-                        _ => None,
-                    },
+                let is = |(want, have): (&AttrPattern, &crate::ir::Attr)| match want {
+                    AttrPattern::Is(a) => a == have,
+                    AttrPattern::Var(v) => matches!(&binds[*v], Some(Bind::Attr(a)) if a == have),
                 };
-                let attrs: Option<Vec<_>> = o.attrs.iter().map(value).collect();
-                attrs.and_then(|a| Op::from_attrs(kind.0.name, &a)).map(OpRef::new)
+                std::ptr::eq(op.row(), kind.0) && (o.attrs.is_empty() || o.attrs.iter().zip(&op.attrs()).all(is))
             }
         };
-        let fits = |n: &ENode| {
-            let same = |have: &[Id]| {
-                have.len() == children.len() && have.iter().zip(&children).all(|(h, c)| c.is_none_or(|c| c == *h))
-            };
-            let plain: Vec<Id> = n.children.iter().map(|&c| eg.find(c)).collect();
-            let mut swapped = plain.clone();
-            if plain.len() >= 2 {
-                swapped.swap(0, 1);
-            }
-            op.as_ref().is_some_and(|op| *op == n.op) && (same(&plain) || n.op.commutes() && same(&swapped))
+        let same =
+            |have: &mut dyn Iterator<Item = Id>| have.zip(&children).all(|(h, c)| c.is_none_or(|c| c == eg.find(h)));
+        let fits = |n: &&ENode| {
+            let c = n.children();
+            let swapped = || n.op.commutes() && same(&mut [c[1], c[0]].into_iter());
+            c.len() == children.len() && wanted(&n.op) && (same(&mut c.iter().copied()) || swapped())
         };
-        if let Some(n) = eg[class].nodes.iter().find(|n| fits(n)) {
-            out.insert(at, (class, n.clone().map_children(|c| eg.find(c))));
+        // Of several, the one that was there first was there when the rule was applied.
+        let age = |n: &ENode| match self.sources.get(n) {
+            Some(Source::Given(id)) => (0, id.0),
+            Some(Source::Made(at)) => (1, *at),
+            None => (2, 0),
+        };
+        if let Some(n) = eg[class].nodes.iter().filter(fits).min_by_key(|n| age(n)) {
+            out.insert(at, TakenTerm { class, node: n.clone() });
         }
         Some(class)
     }
+}
 
-    fn variables(&self, p: &Provenance) -> Vec<(String, String)> {
-        let mut out = vec![];
-        for (v, bind) in p.binds.iter().enumerate() {
-            let name = &p.rule.vars[v];
-            let text = match bind {
-                Some(_) | None if name == "_" => continue,
-                None => continue,
-                Some(Bind::Attr(a)) => a.to_string(),
-                Some(Bind::Op(op)) => op.to_string(),
-                Some(Bind::Class(c)) => self.names.tensor(*c, p.facts.get(v).copied().flatten()),
-                Some(Bind::Classes(cs)) => {
-                    cs.iter().map(|c| self.names.tensor(*c, None)).collect::<Vec<_>>().join("; ")
-                }
-            };
-            out.push((name.clone(), text));
+/// Writes classes and operators into a record, each once.
+struct Writer<'w, 'p> {
+    names: &'w Names<'p>,
+    recorder: &'w mut Recorder,
+    /// By class.
+    tensors: Vec<Option<u32>>,
+    ops: FxHashMap<OpRef, u32>,
+}
+
+impl Writer<'_, '_> {
+    fn tensor(&mut self, program: &Program, class: Id) -> u32 {
+        let class = program.eg.find(class);
+        if let Some(t) = self.tensors[usize::from(class)] {
+            return t;
         }
-        out
+        let name = self.recorder.text(&self.names.class(class));
+        let ty = self.recorder.text(&self.names.ty(class));
+        let t = self.recorder.tensor(name, ty);
+        self.tensors[usize::from(class)] = Some(t);
+        t
     }
+
+    fn op(&mut self, op: &OpRef) -> u32 {
+        if let Some(t) = self.ops.get(op) {
+            return *t;
+        }
+        let t = self.recorder.text(&op.to_string());
+        self.ops.insert(op.clone(), t);
+        t
+    }
+
+    fn taken(&mut self, t: &TakenTerm, made: Made) -> Taken {
+        let program = self.names.program();
+        let tensor = self.tensor(program, t.class);
+        let op = self.op(&t.node.op);
+        let operands = t.node.children().iter().map(|c| self.tensor(program, *c)).collect();
+        Taken { tensor, op, operands, made }
+    }
+
+    fn bound(&mut self, p: &Provenance, v: usize) -> Bound {
+        let program = self.names.program();
+        match &p.binds[v] {
+            _ if p.rule.vars[v].starts_with('_') => Bound::Nothing,
+            None => Bound::Nothing,
+            Some(Bind::Attr(a)) => Bound::Text(self.recorder.text(&a.to_string())),
+            Some(Bind::Op(op)) => Bound::Text(self.op(op)),
+            Some(Bind::Class(c)) => {
+                let facts = p.facts.get(v).copied().flatten().map_or(0, bits);
+                Bound::Tensor(self.tensor(program, *c), facts)
+            }
+            Some(Bind::Classes(cs)) => Bound::Tensors((cs.iter().map(|c| self.tensor(program, *c)).collect(),)),
+        }
+    }
+}
+
+fn bits(k: Known) -> u8 {
+    let bit = |holds: bool, b: u8| if holds { b } else { 0 };
+    bit(k.replicated, Bound::REPLICATED)
+        + bit(k.weight, Bound::WEIGHT)
+        + bit(k.leaf, Bound::LEAF)
+        + bit(k.free, Bound::FREE)
 }

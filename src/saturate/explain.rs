@@ -5,7 +5,7 @@ use super::from_ir::Program;
 use super::language::ENode;
 use super::names::Names;
 use super::why_not::{Context, why_not};
-use crate::explain::Record;
+use crate::explain::{Recorder, WhyNot};
 use crate::ir::{Graph, Mapping, NodeId};
 use crate::rules::RuleSet;
 
@@ -17,15 +17,24 @@ pub fn explain(
     after: &mut Graph,
     terms: &[(NodeId, ENode)],
     rules: &RuleSet,
-    mapping: &Mapping,
-    record: &mut Record,
+    recorder: &mut Recorder,
 ) {
     let names = Names::new(program, before, after, terms);
-    let why = derive(program, before, &names, rules, terms, record);
-    let class = |n: &ENode| Some((program.eg.find(program.eg.lookup(n.clone())?), n.op.name()));
-    let chosen = terms.iter().filter_map(|(_, n)| class(n)).collect();
-    record.unfused = why_not(&Context { program, names: &names, rules, mapping, chosen }, after, terms);
+    let why = derive(program, before, &names, rules, terms, recorder);
     for ((id, _), w) in terms.iter().zip(why) {
         after.node_mut(*id).why = w;
     }
+}
+
+/// Why the all-reduces, residual sums and norms of an extracted program are not part of fused operators.
+pub fn unfused(
+    program: &Program,
+    before: &Graph,
+    after: &Graph,
+    terms: &[(NodeId, ENode)],
+    rules: &RuleSet,
+    mapping: &Mapping,
+) -> Vec<WhyNot> {
+    let names = Names::new(program, before, after, terms);
+    why_not(&Context::new(program, &names, rules, mapping, after, terms), after, terms)
 }
