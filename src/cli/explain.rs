@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use sinter_runtime::plan::{self, Plan, Stage, Step};
+use sinter_runtime::plan::{self, Plan, Source, Stage, Step};
 
 use super::{Failure, Outcome, print, summary};
 use crate::explain::{self, Bound, FILE, Made, Record, VERSION};
+use crate::ir::value_name;
 
 /// Options of `sinter explain`.
 #[derive(Debug, Args)]
@@ -37,7 +38,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let (plan, _) = plan::load(&o.plan)?;
     let record = read(&o.plan, &plan)?;
     let sites: Vec<Site<'_>> = plan.stages.iter().enumerate().flat_map(|(s, stage)| sites(s, stage)).collect();
-    let chosen = o.site.as_ref().map(|name| find(name, &sites)).transpose()?;
+    let chosen = o.site.as_ref().map(|name| find(name, &plan, &sites)).transpose()?;
     let text = if o.json {
         let list: Vec<Value> = match &chosen {
             None => sites.iter().filter(|s| s.step.why.is_some()).map(|s| site_json(&record, s, false)).collect(),
@@ -132,7 +133,7 @@ fn overview(dir: &Path, plan: &Plan, record: &Record, sites: &[Site<'_>]) -> Str
 
 /// The value that a step is called by: its last result, which of a fused norm is the residual sum.
 fn value_list(s: &Site<'_>) -> String {
-    s.values.first().map_or_else(String::new, |v| crate::ir::value_name(v))
+    s.values.first().map_or_else(String::new, |v| value_name(v))
 }
 
 /// The rule that made a step.
@@ -142,7 +143,7 @@ fn last_rule(record: &Record, why: Option<u32>) -> &str {
 }
 
 /// The steps that a name stands for: by value, or else by ONNX node, or else by operator.
-fn find<'s, 'p>(name: &str, sites: &'s [Site<'p>]) -> Result<Vec<&'s Site<'p>>, Failure> {
+fn find<'s, 'p>(name: &str, plan: &Plan, sites: &'s [Site<'p>]) -> Result<Vec<&'s Site<'p>>, Failure> {
     let name = name.strip_prefix('%').unwrap_or(name);
     let by_value = |s: &&Site<'_>| s.values.contains(&name) && !s.step.outputs.is_empty();
     let by_node = |s: &&Site<'_>| s.step.origin.iter().any(|o| o == name);
@@ -153,6 +154,21 @@ fn find<'s, 'p>(name: &str, sites: &'s [Site<'p>]) -> Result<Vec<&'s Site<'p>>, 
         if !found.is_empty() {
             return Ok(found);
         }
+    }
+    let values = plan.stages.iter().flat_map(|s| s.values.iter().map(move |v| (s, v)));
+    if let Some((stage, mut v)) = values.into_iter().find(|(_, v)| v.name == name) {
+        let what = match &v.source {
+            Source::Input { .. } => "an input".to_owned(),
+            Source::Weight { .. } => "a weight".to_owned(),
+            _ => {
+                // Aliases name earlier values.
+                while let Source::Alias(of) = &v.source {
+                    v = stage.value(*of);
+                }
+                format!("{} in another shape: explain that one", value_name(&v.name))
+            }
+        };
+        return Err(format!("no step makes `{name}`: it is {what}").into());
     }
     let near = |v: &str| !name.is_empty() && v.contains(name) || !v.is_empty() && name.contains(v);
     let names = |s: &'s Site<'p>| s.values.iter().copied().chain(s.step.origin.iter().map(String::as_str));
@@ -165,7 +181,8 @@ fn find<'s, 'p>(name: &str, sites: &'s [Site<'p>]) -> Result<Vec<&'s Site<'p>>, 
     let hint = if close.is_empty() { String::new() } else { format!("; close to it are {}", close.join(", ")) };
     Err(format!(
         "no step makes a value called `{name}`, comes from an ONNX node of that name or is such an operator{hint}\n  \
-         help: `sinter explain PLAN` lists the steps, `sinter show PLAN` the programs"
+         help: `sinter explain PLAN` lists the steps, `sinter show PLAN` the programs; an ONNX node that only \
+         changes a shape has no step"
     )
     .into())
 }
@@ -188,7 +205,7 @@ fn several(record: &Record, found: &[&Site<'_>]) -> String {
 
 /// What a step is, in a line.
 fn title(s: &Site<'_>) -> String {
-    let names: Vec<String> = s.values.iter().map(|v| crate::ir::value_name(v)).collect();
+    let names: Vec<String> = s.values.iter().map(|v| value_name(v)).collect();
     let names = names.join(", ");
     match s.step.outputs.is_empty() {
         true => format!("stage {} step {}: {} of {names}", s.stage, s.index, s.step.op),

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::data::{Bound, Entry, Made, Taken};
-pub use self::text::{application, term};
+pub use self::text::{application, described, term};
 
 /// The name of the file in the plan folder.
 pub const FILE: &str = "explain.json";

@@ -72,22 +72,13 @@ fn words(guard: &str) -> (Vec<&str>, Vec<&str>) {
 /// What a guard read: each of its variables with the facts in question.
 fn readings(record: &Record, rule: &RuleText, e: &Entry, guard: &str) -> Vec<String> {
     let (functions, vars) = words(guard);
-    let facts: Vec<_> = FACTS.iter().filter(|f| functions.contains(&f.0)).collect();
-    let only_facts = functions.iter().all(|f| *f == "not" || FACTS.iter().any(|x| x.0 == *f));
     let mut parts = vec![];
     for v in vars {
         let bound = rule.vars.iter().position(|n| n == v).and_then(|i| e.vars.get(i));
         let Some(bound) = bound else { continue };
         parts.push(match bound {
             Bound::Tensor(t, known) => {
-                let mut text = format!("?{v} = {}", record.name(*t));
-                if !only_facts {
-                    let _ = write!(text, ": {}", record.ty(*t));
-                }
-                for (_, bit, yes, no) in &facts {
-                    let _ = write!(text, " {}", if known & bit > 0 { yes } else { no });
-                }
-                text
+                format!("?{v} = {}", described(record.name(*t), record.ty(*t), *known, &functions))
             }
             Bound::Tensors((ts,)) => {
                 let all: Vec<String> = ts.iter().map(|t| format!("{}: {}", record.name(*t), record.ty(*t))).collect();
@@ -98,6 +89,19 @@ fn readings(record: &Record, rule: &RuleText, e: &Entry, guard: &str) -> Vec<Str
         });
     }
     parts
+}
+
+/// A tensor with what some functions of guards read of it: its type, facts that were `known`, or both.
+pub fn described(name: &str, ty: &str, known: u8, functions: &[&str]) -> String {
+    let one_fact = |f: &&str| FACTS.iter().any(|x| x.0 == *f);
+    let mut text = name.to_owned();
+    if !functions.iter().any(one_fact) || !functions.iter().all(|f| *f == "not" || one_fact(f)) {
+        let _ = write!(text, ": {ty}");
+    }
+    for (_, bit, yes, no) in FACTS.iter().filter(|f| functions.contains(&f.0)) {
+        let _ = write!(text, " {}", if known & bit > 0 { yes } else { no });
+    }
+    text
 }
 
 /// Lines in two columns under a label, which stands before the first.

@@ -13,7 +13,7 @@ use super::language::{ENode, OpRef};
 use super::names::Names;
 use super::run::{Known, Provenance};
 use crate::explain::{Bound, Entry, Made, Recorder, RuleText, Taken};
-use crate::ir::{Graph, NodeId};
+use crate::ir::{Attr, Graph, NodeId, TensorType};
 use crate::rules::RuleSet;
 use crate::rules::eval::Bind;
 use crate::rules::lang::{AttrPattern, Head, OpPattern, Pattern, Rule};
@@ -48,7 +48,14 @@ pub(super) fn derive(
     let mut entry_of: FxHashMap<u32, u32> = FxHashMap::default();
     let mut known: FxHashMap<String, u32> =
         recorder.record.rules.iter().enumerate().map(|(i, r)| (r.name.clone(), i as u32)).collect();
-    let mut w = Writer { names, recorder, tensors: vec![None; program.eg.nodes().len()], ops: FxHashMap::default() };
+    let mut w = Writer {
+        names,
+        recorder,
+        tensors: vec![None; program.eg.nodes().len()],
+        ops: FxHashMap::default(),
+        attrs: FxHashMap::default(),
+        types: FxHashMap::default(),
+    };
     let made = |n: &ENode, entry_of: &FxHashMap<u32, u32>| match sources.get(n)? {
         Source::Given(id) => graph.node(*id).why,
         Source::Made(at) => entry_of.get(&program.made[*at as usize].1.id).copied(),
@@ -175,7 +182,7 @@ impl Taker<'_> {
         let wanted = |op: &OpRef| match &o.head {
             Head::Class(v, _) => matches!(&binds[*v], Some(Bind::Op(b)) if b == op),
             Head::Op(kind) => {
-                let is = |(want, have): (&AttrPattern, &crate::ir::Attr)| match want {
+                let is = |(want, have): (&AttrPattern, &Attr)| match want {
                     AttrPattern::Is(a) => a == have,
                     AttrPattern::Var(v) => matches!(&binds[*v], Some(Bind::Attr(a)) if a == have),
                 };
@@ -209,16 +216,30 @@ struct Writer<'w, 'p> {
     /// By class.
     tensors: Vec<Option<u32>>,
     ops: FxHashMap<OpRef, u32>,
+    attrs: FxHashMap<Attr, u32>,
+    types: FxHashMap<&'p [TensorType], u32>,
 }
 
-impl Writer<'_, '_> {
-    fn tensor(&mut self, program: &Program, class: Id) -> u32 {
+impl<'p> Writer<'_, 'p> {
+    fn tensor(&mut self, class: Id) -> u32 {
+        let program: &'p Program = self.names.program();
         let class = program.eg.find(class);
         if let Some(t) = self.tensors[usize::from(class)] {
             return t;
         }
         let name = self.recorder.text(&self.names.class(class));
-        let ty = self.recorder.text(&self.names.ty(class));
+        let facts = &program.eg[class].data;
+        let ty = match self.types.get(&*facts.types) {
+            // A constant has its value beside its type.
+            Some(t) if facts.constant.is_none() => *t,
+            _ => {
+                let t = self.recorder.text(&self.names.ty(class));
+                if facts.constant.is_none() {
+                    self.types.insert(&facts.types, t);
+                }
+                t
+            }
+        };
         let t = self.recorder.tensor(name, ty);
         self.tensors[usize::from(class)] = Some(t);
         t
@@ -234,30 +255,36 @@ impl Writer<'_, '_> {
     }
 
     fn taken(&mut self, t: &TakenTerm, made: Made) -> Taken {
-        let program = self.names.program();
-        let tensor = self.tensor(program, t.class);
+        let tensor = self.tensor(t.class);
         let op = self.op(&t.node.op);
-        let operands = t.node.children().iter().map(|c| self.tensor(program, *c)).collect();
+        let operands = t.node.children().iter().map(|c| self.tensor(*c)).collect();
         Taken { tensor, op, operands, made }
     }
 
     fn bound(&mut self, p: &Provenance, v: usize) -> Bound {
-        let program = self.names.program();
         match &p.binds[v] {
             _ if p.rule.vars[v].starts_with('_') => Bound::Nothing,
             None => Bound::Nothing,
-            Some(Bind::Attr(a)) => Bound::Text(self.recorder.text(&a.to_string())),
+            Some(Bind::Attr(a)) => Bound::Text(match self.attrs.get(a) {
+                Some(t) => *t,
+                None => {
+                    let t = self.recorder.text(&a.to_string());
+                    self.attrs.insert(a.clone(), t);
+                    t
+                }
+            }),
             Some(Bind::Op(op)) => Bound::Text(self.op(op)),
             Some(Bind::Class(c)) => {
                 let facts = p.facts.get(v).copied().flatten().map_or(0, bits);
-                Bound::Tensor(self.tensor(program, *c), facts)
+                Bound::Tensor(self.tensor(*c), facts)
             }
-            Some(Bind::Classes(cs)) => Bound::Tensors((cs.iter().map(|c| self.tensor(program, *c)).collect(),)),
+            Some(Bind::Classes(cs)) => Bound::Tensors((cs.iter().map(|c| self.tensor(*c)).collect(),)),
         }
     }
 }
 
-fn bits(k: Known) -> u8 {
+/// Facts as a record holds them.
+pub(super) fn bits(k: Known) -> u8 {
     let bit = |holds: bool, b: u8| if holds { b } else { 0 };
     bit(k.replicated, Bound::REPLICATED)
         + bit(k.weight, Bound::WEIGHT)

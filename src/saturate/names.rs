@@ -2,9 +2,11 @@
 
 use egg::{Id, Language as _};
 
+use super::derive::bits;
 use super::from_ir::Program;
 use super::language::ENode;
 use super::run::Known;
+use crate::explain::described;
 use crate::ir::{Attr, Graph, NodeId, Real, value_name};
 
 /// Depth of terms that have no name of their own.
@@ -73,15 +75,10 @@ impl<'p> Names<'p> {
         }
     }
 
-    /// A tensor with its type and, where they are given, its facts.
-    pub(super) fn tensor(&self, class: Id, known: Option<Known>) -> String {
-        let mut text = format!("{}: {}", self.class(class), self.ty(class));
-        if let Some(k) = known {
-            text += if k.replicated { ", replicated over tp" } else { ", different on the ranks" };
-            for (holds, word) in [(k.weight, ", from weights alone"), (k.leaf, ", a leaf"), (k.free, ", free")] {
-                text += if holds { word } else { "" };
-            }
-        }
-        text
+    /// A tensor with its type, and with the facts that some functions of guards read.
+    pub(super) fn tensor(&self, class: Id, functions: &[&str]) -> String {
+        let class = self.program.eg.find(class);
+        let known = bits(Known::of(&self.program.eg[class].data));
+        described(&self.class(class), &self.ty(class), known, functions)
     }
 }

@@ -4,6 +4,8 @@
 //! pattern is followed upwards to its root and then down again; the first term or guard that is not met,
 //! in the attempt that gets furthest, is the reason.
 
+use std::cmp::Reverse;
+
 use egg::{Id, Language as _};
 
 use super::analysis::{Graph as EGraph, facts_of};
@@ -11,7 +13,6 @@ use super::ematch::{Match, head_matches, is_close, matches};
 use super::from_ir::Program;
 use super::language::ENode;
 use super::names::Names;
-use super::run::Known;
 use crate::explain::WhyNot;
 use crate::ir::{Attr, Class, Graph, Literal, Mapping, NodeId, Op, value_name};
 use crate::rules::eval::{Bind, Binds, eval, holds, spliced, template_op};
@@ -68,8 +69,19 @@ const WHOLE: usize = 3;
 /// What a term that is met counts.
 const TERM: usize = 2;
 
-/// How far an attempt came: terms met, then guards met.
-type Score = (usize, usize);
+/// How near an attempt came: by terms that are missing, then terms met, then guards met.
+type Score = (Reverse<usize>, usize, usize);
+
+fn score(rule: &Rule, met: usize, held: usize) -> Score {
+    fn operators(p: &Pattern) -> usize {
+        match p {
+            Pattern::Op(o) => 1 + o.args.iter().map(operators).sum::<usize>(),
+            Pattern::Number(_) => 1,
+            Pattern::Var(_) => 0,
+        }
+    }
+    (Reverse((TERM * operators(&rule.pattern)).saturating_sub(met)), met, held)
+}
 
 /// The first thing that is not met.
 #[derive(Clone, Debug)]
@@ -80,13 +92,13 @@ struct Unmet {
 }
 
 /// Whether the result of an operator is something that fused kernels take: an all-reduce, a norm, or the
-/// sum of two computed tensors of equal type.
+/// sum of two tensors of equal type that are no weights.
 fn is_site(graph: &Graph, id: NodeId) -> bool {
     let n = graph.node(id);
     match &n.op {
         Op::AllReduce { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } => true,
         Op::Add {} => {
-            let computed = |i: &NodeId| graph.node(*i).op.info().class != Class::Leaf;
+            let computed = |i: &NodeId| !matches!(graph.node(*i).op, Op::Weight { .. } | Op::Const { .. });
             let same = graph.node(n.inputs[0]).types == graph.node(n.inputs[1]).types;
             same && n.inputs.iter().all(computed) && n.ty().rank() >= 2 && n.ty().dtype.is_float()
         }
@@ -201,11 +213,11 @@ fn lay(c: &Context<'_>, rule: &Rule, path: &[usize], class: Id) -> (Score, Unmet
             // What the site itself lacks comes first.
             let unmet = below.unwrap_or_else(|| {
                 let tensor = c.names.class(roots[0]);
-                let what = text::pattern(rule, &Pattern::Op(Box::new((*o).clone())), WHOLE);
+                let what = text::pattern(rule, &Pattern::Op(Box::new((*o).clone())), 1);
                 let reason = format!("`{}` wants {what} to read {tensor}; {}", rule.name, readers(c, roots[0]));
                 Unmet { what, tensor, reason }
             });
-            return ((met, 0), unmet);
+            return (score(rule, met, 0), unmet);
         }
         met += TERM;
         roots = above;
@@ -220,7 +232,7 @@ fn lay(c: &Context<'_>, rule: &Rule, path: &[usize], class: Id) -> (Score, Unmet
     best.unwrap_or_else(|| {
         let tensor = c.names.class(class);
         let reason = format!("`{}` does not match at {tensor}", rule.name);
-        ((0, 0), Unmet { what: text::pattern(rule, &rule.pattern, WHOLE), tensor, reason })
+        (score(rule, 0, 0), Unmet { what: text::pattern(rule, &rule.pattern, WHOLE), tensor, reason })
     })
 }
 
@@ -308,15 +320,29 @@ fn down(c: &Context<'_>, rule: &Rule, p: &Pattern, class: Id) -> (usize, Option<
             keep(met, unmet);
         }
     }
-    best.unwrap_or_else(|| {
-        let mut made: Vec<&str> = match c.chosen(class) {
-            Some(id) => vec![c.graph.node(id).op.name()],
-            None => eg[class].nodes.iter().map(|n| n.op.name()).collect(),
+    best.unwrap_or_else(|| (0, Some(lacks(c, rule, text::pattern(rule, p, WHOLE), class, &made(c, class)))))
+}
+
+/// What makes a tensor, in words.
+fn made(c: &Context<'_>, class: Id) -> String {
+    if let Some(id) = c.chosen(class) {
+        let n = c.graph.node(id);
+        let from = n.inputs.first().map(|i| c.graph.node(*i));
+        return match (&n.op, from) {
+            (Op::Boundary { .. }, Some(f)) => {
+                format!("comes from stage {}, as {}", f.stage.unwrap_or(0), value_name(&f.name))
+            }
+            (op, None) => format!("is the {} {}", op.name(), value_name(&n.name)),
+            (op, Some(_)) => {
+                let names: Vec<String> = n.inputs.iter().map(|i| value_name(&c.graph.node(*i).name)).collect();
+                format!("is made by {}({})", op.name(), names.join(", "))
+            }
         };
-        made.sort_unstable();
-        made.dedup();
-        (0, Some(lacks(c, rule, text::pattern(rule, p, WHOLE), class, &format!("is made by {}", made.join(", ")))))
-    })
+    }
+    let mut ops: Vec<&str> = c.program.eg[c.program.eg.find(class)].nodes.iter().map(|n| n.op.name()).collect();
+    ops.sort_unstable();
+    ops.dedup();
+    format!("is made by {}", ops.join(" or "))
 }
 
 fn lacks(c: &Context<'_>, rule: &Rule, what: String, class: Id, instead: &str) -> Unmet {
@@ -342,7 +368,7 @@ fn from_root(c: &Context<'_>, rule: &Rule, root: Id, through: bool, site: Id) ->
     let eg = &c.program.eg;
     let (met, unmet) = down(c, rule, &rule.pattern, root);
     if let Some(u) = unmet {
-        return ((met, 0), u);
+        return (score(rule, met, 0), u);
     }
     let mut found = vec![];
     matches(eg, &rule.pattern, rule.vars.len(), root, &mut found);
@@ -356,7 +382,7 @@ fn from_root(c: &Context<'_>, rule: &Rule, root: Id, through: bool, site: Id) ->
         }
     }
     match best {
-        Some((held, unmet)) => ((met, held), unmet),
+        Some((held, unmet)) => (score(rule, met, held), unmet),
         None => {
             let at = c.names.class(root);
             let what = text::pattern(rule, &rule.pattern, WHOLE);
@@ -365,7 +391,7 @@ fn from_root(c: &Context<'_>, rule: &Rule, root: Id, through: bool, site: Id) ->
             } else {
                 format!("wants {what} at {at}, where a variable that occurs twice would stand for two things")
             };
-            ((met, 0), Unmet { what, tensor: at, reason: format!("`{}` {why}", rule.name) })
+            (score(rule, met, 0), Unmet { what, tensor: at, reason: format!("`{}` {why}", rule.name) })
         }
     }
 }
@@ -384,7 +410,9 @@ fn guards(c: &Context<'_>, rule: &Rule, binds: &mut Binds<Id>, root: Id) -> (usi
         };
         let mut vars = vec![];
         variables(e, &mut vars);
-        let values: Vec<String> = vars.iter().filter_map(|v| value(c, rule, binds, *v)).collect();
+        let mut named = vec![];
+        functions(e, &mut named);
+        let values: Vec<String> = vars.iter().filter_map(|v| value(c, rule, binds, *v, &named)).collect();
         let classes = vars.iter().filter_map(|v| match &binds[*v] {
             Some(Bind::Class(id)) => Some(*id),
             _ => None,
@@ -445,14 +473,21 @@ fn variables(e: &Expr, out: &mut Vec<VarId>) {
     }
 }
 
-fn value(c: &Context<'_>, rule: &Rule, binds: &Binds<Id>, v: VarId) -> Option<String> {
+/// Names of the functions of an expression.
+fn functions(e: &Expr, out: &mut Vec<&'static str>) {
+    if let Expr::Call(f, args, _) = e {
+        out.push(f.name);
+        args.iter().for_each(|a| functions(a, out));
+    }
+}
+
+/// What a variable of a guard stood for, with the facts that the guard reads.
+fn value(c: &Context<'_>, rule: &Rule, binds: &Binds<Id>, v: VarId, functions: &[&str]) -> Option<String> {
     let name = &rule.vars[v];
     Some(match binds[v].as_ref()? {
-        Bind::Class(id) => {
-            format!("?{name} = {}", c.names.tensor(*id, Some(Known::of(&c.program.eg[*id].data))))
-        }
+        Bind::Class(id) => format!("?{name} = {}", c.names.tensor(*id, functions)),
         Bind::Classes(ids) => {
-            let all: Vec<String> = ids.iter().map(|i| c.names.tensor(*i, None)).collect();
+            let all: Vec<String> = ids.iter().map(|i| c.names.tensor(*i, &[])).collect();
             format!("?{name} = ({})", all.join("; "))
         }
         Bind::Attr(a) => format!("?{name} = {a}"),
