@@ -165,13 +165,9 @@ fn rewrite(
     }
     let mut found = t.time("extract", || extractor(phases, &program, graph, cost))?;
     t.time("explain", || {
-        let (after, terms) = (&mut found.graph, &found.terms);
-        saturate::explain(&program, graph, after, terms, &config.rules, &mut log.recorder);
-        // Whether an operator is fused is decided in the last phase.
-        if phases.contains(&Phase::Fuse) {
-            log.recorder.record.unfused =
-                saturate::unfused(&program, graph, after, terms, &config.rules, &config.mapping);
-        }
+        let graphs = (graph, &mut found.graph);
+        let to = (&config.mapping, phases);
+        saturate::explain(&program, graphs, &found.terms, &config.rules, to, &mut log.recorder);
     });
     Ok(found)
 }

@@ -106,8 +106,7 @@ pub(super) fn unfused(t: &mut String, sites: &[WhyNot]) {
     let mut groups: Vec<Vec<&WhyNot>> = vec![];
     let mut at: BTreeMap<String, usize> = BTreeMap::new();
     for u in sites {
-        let plain: Vec<&str> = u.reason.split_whitespace().filter(|w| !w.contains('%')).collect();
-        let key = format!("{} {} {}", u.stage, u.op, plain.join(" "));
+        let key = format!("{} {} {}", u.stage, u.op, without_names(&u.reason));
         let i = *at.entry(key).or_insert(groups.len());
         match groups.get_mut(i) {
             Some(g) => g.push(u),
@@ -120,6 +119,13 @@ pub(super) fn unfused(t: &mut String, sites: &[WhyNot]) {
         let likewise = if us.iter().all(|u| u.reason == first.reason) { "" } else { "; the others likewise" };
         let _ = writeln!(t, "  stage {}: {} {}: {}{likewise}", first.stage, first.op, list(&names), first.reason);
     }
+}
+
+/// A reason without the names of values.
+fn without_names(reason: &str) -> String {
+    let mut parts = reason.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, p| text + "%" + p.find([' ', ',', ')', ';', ':']).map_or("", |end| &p[end..]))
 }
 
 /// Operators that a fusion could have taken.

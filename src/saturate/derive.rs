@@ -30,7 +30,7 @@ pub(super) fn derive(
     recorder: &mut Recorder,
 ) -> Vec<Option<u32>> {
     let sources = sources(program, graph);
-    let mut needed: BTreeMap<u32, (&Provenance, Vec<TakenTerm>)> = BTreeMap::new();
+    let mut needed: BTreeMap<u32, (&Provenance, Vec<TakenTerm<'_>>)> = BTreeMap::new();
     let mut todo: Vec<&Provenance> = vec![];
     let made_by = |n: &ENode| match sources.get(n) {
         Some(Source::Made(at)) => Some(&*program.made[*at as usize].1),
@@ -40,7 +40,7 @@ pub(super) fn derive(
     while let Some(p) = todo.pop() {
         if let std::collections::btree_map::Entry::Vacant(e) = needed.entry(p.id) {
             let taken = Taker { program, sources: &sources, p }.all();
-            todo.extend(taken.iter().filter_map(|t| made_by(&t.node)));
+            todo.extend(taken.iter().filter_map(|t| made_by(t.node)));
             e.insert((p, taken));
         }
     }
@@ -73,11 +73,11 @@ pub(super) fn derive(
         let vars = (0..p.binds.len()).map(|v| w.bound(p, v)).collect();
         let mut took = Vec::with_capacity(taken.len());
         for t in taken {
-            let nodes = |w: &mut Writer<'_, '_>| match sources.get(&t.node) {
+            let nodes = |w: &mut Writer<'_, '_>| match sources.get(t.node) {
                 Some(Source::Given(id)) => graph.node(*id).origin.iter().map(|o| w.recorder.text(o)).collect(),
                 _ => vec![],
             };
-            let from = made(&t.node, &entry_of).map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
+            let from = made(t.node, &entry_of).map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
             took.push(w.taken(t, from));
         }
         w.recorder.record.entries.push(Entry { rule, vars, took });
@@ -123,9 +123,9 @@ fn sources(program: &Program, graph: &Graph) -> FxHashMap<ENode, Source> {
 }
 
 /// A term that a pattern took, with its class.
-struct TakenTerm {
+struct TakenTerm<'p> {
     class: Id,
-    node: ENode,
+    node: &'p ENode,
 }
 
 /// Finds the terms that an application of a rule took.
@@ -135,14 +135,14 @@ struct Taker<'p> {
     p: &'p Provenance,
 }
 
-impl Taker<'_> {
+impl<'p> Taker<'p> {
     /// The terms from the root of the pattern down. A term that is named and used twice is given once.
-    fn all(&self) -> Vec<TakenTerm> {
-        let mut out: Vec<TakenTerm> = vec![];
+    fn all(&self) -> Vec<TakenTerm<'p>> {
+        let mut out: Vec<TakenTerm<'p>> = vec![];
         if let Pattern::Op(root) = &self.p.rule.pattern {
             self.take(root, &mut self.p.covers.iter(), &mut out);
         }
-        let mut once: Vec<TakenTerm> = Vec::with_capacity(out.len());
+        let mut once: Vec<TakenTerm<'p>> = Vec::with_capacity(out.len());
         for t in out {
             if !once.iter().any(|o| o.class == t.class && o.node == t.node) {
                 once.push(t);
@@ -156,7 +156,7 @@ impl Taker<'_> {
         &self,
         o: &OpPattern,
         covers: &mut impl Iterator<Item = &'c Id>,
-        out: &mut Vec<TakenTerm>,
+        out: &mut Vec<TakenTerm<'p>>,
     ) -> Option<Id> {
         let eg = &self.program.eg;
         let binds = &self.p.binds;
@@ -194,7 +194,7 @@ impl Taker<'_> {
         let fits = |n: &&ENode| {
             let c = n.children();
             let swapped = || n.op.commutes() && same(&mut [c[1], c[0]].into_iter());
-            c.len() == children.len() && wanted(&n.op) && (same(&mut c.iter().copied()) || swapped())
+            c.len() == children.len() && (same(&mut c.iter().copied()) || swapped()) && wanted(&n.op)
         };
         // Of several, the one that was there first was there when the rule was applied.
         let age = |n: &ENode| match self.sources.get(n) {
@@ -203,7 +203,7 @@ impl Taker<'_> {
             None => (2, 0),
         };
         if let Some(n) = eg[class].nodes.iter().filter(fits).min_by_key(|n| age(n)) {
-            out.insert(at, TakenTerm { class, node: n.clone() });
+            out.insert(at, TakenTerm { class, node: n });
         }
         Some(class)
     }
@@ -254,7 +254,7 @@ impl<'p> Writer<'_, 'p> {
         t
     }
 
-    fn taken(&mut self, t: &TakenTerm, made: Made) -> Taken {
+    fn taken(&mut self, t: &TakenTerm<'_>, made: Made) -> Taken {
         let tensor = self.tensor(t.class);
         let op = self.op(&t.node.op);
         let operands = t.node.children().iter().map(|c| self.tensor(*c)).collect();

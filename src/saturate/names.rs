@@ -20,16 +20,14 @@ pub(super) struct Names<'p> {
 
 impl<'p> Names<'p> {
     /// Names from the graph that went into the e-graph, then from that which came out.
-    pub(super) fn new(program: &'p Program, before: &'p Graph, after: &'p Graph, terms: &[(NodeId, ENode)]) -> Self {
+    pub(super) fn new(program: &'p Program, before: &'p Graph, after: &'p Graph, classes: &[(NodeId, Id)]) -> Self {
         let eg = &program.eg;
         let mut names: Vec<Option<&str>> = vec![None; eg.nodes().len()];
         for ((_, n), id) in before.nodes().zip(&program.classes) {
             names[usize::from(eg.find(*id))].get_or_insert(&n.name);
         }
-        for (id, node) in terms {
-            if let Some(class) = eg.lookup(node.clone()) {
-                names[usize::from(eg.find(class))].get_or_insert(&after.node(*id).name);
-            }
+        for (id, class) in classes {
+            names[usize::from(*class)].get_or_insert(&after.node(*id).name);
         }
         Names { program, names }
     }

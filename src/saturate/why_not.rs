@@ -38,20 +38,15 @@ pub(super) struct Context<'p> {
 
 impl<'p> Context<'p> {
     pub(super) fn new(
-        program: &'p Program,
         names: &'p Names<'p>,
         rules: &'p RuleSet,
         mapping: &'p Mapping,
         graph: &'p Graph,
-        terms: &[(NodeId, ENode)],
+        classes: &[(NodeId, Id)],
     ) -> Self {
-        let eg = &program.eg;
-        let mut chosen = vec![None; eg.nodes().len()];
-        for (id, term) in terms {
-            if let Some(class) = eg.lookup(term.clone()) {
-                chosen[usize::from(eg.find(class))] = Some(*id);
-            }
-        }
+        let program = names.program();
+        let mut chosen = vec![None; program.eg.nodes().len()];
+        classes.iter().for_each(|(id, class)| chosen[usize::from(*class)] = Some(*id));
         let active = rules.rules().iter().map(|r| (r, false));
         let banned = rules.banned().iter().map(|r| (r, true));
         let fusing = active.chain(banned).filter(|(r, _)| fuses(r)).collect();
@@ -107,12 +102,11 @@ fn is_site(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// The reason for every all-reduce, residual sum and norm of an extracted program that stands apart.
-pub(super) fn why_not(c: &Context<'_>, graph: &Graph, terms: &[(NodeId, ENode)]) -> Vec<WhyNot> {
+pub(super) fn why_not(c: &Context<'_>, classes: &[(NodeId, Id)]) -> Vec<WhyNot> {
     let mut out = vec![];
-    for (id, term) in terms.iter().filter(|(id, _)| is_site(graph, *id)) {
-        let Some(class) = c.program.eg.lookup(term.clone()) else { continue };
-        let n = graph.node(*id);
-        let (rule, unmet) = nearest(c, c.program.eg.find(class), &n.op);
+    for (id, class) in classes.iter().filter(|(id, _)| is_site(c.graph, *id)) {
+        let n = c.graph.node(*id);
+        let (rule, unmet) = nearest(c, *class, &n.op);
         out.push(WhyNot {
             op: n.op.name().to_owned(),
             node: n.name.clone(),

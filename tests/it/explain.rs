@@ -117,7 +117,7 @@ fn reasons(path: &Path) -> String {
         saturate::saturate(&mut program.eg, &rules.phase(phase), &mapping, SaturateConfig::standard(), made).unwrap();
     }
     let found = extract::extract(&program, &graph, &cost).unwrap();
-    let list = saturate::unfused(&program, &graph, &found.graph, &found.terms, &rules, &mapping);
+    let list = saturate::unfused(&program, (&graph, &found.graph), &found.terms, &rules, &mapping);
     let mut out = String::new();
     for w in list {
         let none = |s: String| if s.is_empty() { "-".to_owned() } else { s };
@@ -217,4 +217,35 @@ fn what_cannot_be_explained_is_refused() {
         }),
     ]);
     insta::assert_snapshot!(text);
+}
+
+/// Runs the commands of a section of README.md in a folder; each line below a command must be a line of
+/// its output. `...` stands for lines, or for the rest of a line.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = std::fs::read_to_string(fixtures::root().join("README.md")).unwrap();
+    let section = readme.split("\n## ").find(|s| s.starts_with("Why is it so")).unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let model = "fixtures/models/llama-dynamo-op18-past";
+    fixtures::copy(&fixtures::root().join(model), &temp.path().join(model));
+    let (mut output, mut checked): (Option<Vec<String>>, usize) = (None, 0);
+    for line in section.lines() {
+        let Some(line) = line.strip_prefix("    ") else {
+            output = output.filter(|_| line.is_empty());
+            continue;
+        };
+        if let Some(command) = line.strip_prefix("$ sinter ") {
+            let ended = check(temp.path(), 0, &command.split(' ').collect::<Vec<_>>());
+            output = Some(ended.stdout.lines().map(|l| l.trim().to_owned()).collect());
+            continue;
+        }
+        let Some(lines) = &output else { continue };
+        let found = match line.trim().strip_suffix("...") {
+            Some(start) => lines.iter().any(|l| l.starts_with(start.trim_end())),
+            None => lines.iter().any(|l| l == line.trim()),
+        };
+        assert!(found, "`{line}` is not in the output:\n{}", lines.join("\n"));
+        checked += 1;
+    }
+    assert!(checked > 20, "{checked} lines");
 }
