@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
+use sinter::check::choice::{Preference, choose};
 use sinter::cost::{CostModel, DEFAULT, Device, Objective};
 use sinter::explain::{Made, Record, term};
-use sinter::extract;
+use sinter::extract::{self, ExtractStats, Extracted};
 use sinter::ir::{self, Class, Mapping};
 use sinter::lower::weight_entries;
-use sinter::pipeline::Compiled;
+use sinter::pipeline::{Compiled, compile_with};
 use sinter::rules::{Phase, RuleSet};
 use sinter::saturate::{self, SaturateConfig};
 use sinter_runtime::plan::{Plan, PlanWriter, Step};
@@ -84,6 +85,26 @@ fn every_step_leads_back_to_onnx_nodes() {
             let c = fixtures::compiled(&model, tp, pp);
             assert!(!c.record.entries.is_empty(), "{name}");
             out.extend(problems(&c).into_iter().map(|p| format!("{name} tp {tp} pp {pp}: {p}")));
+        }
+    }
+    assert!(out.is_empty(), "{} problems:\n{}", out.len(), out.join("\n"));
+}
+
+#[test]
+fn every_term_can_be_derived_whatever_is_extracted() {
+    let mut out = vec![];
+    for name in fixtures::BUNDLED {
+        let model = fixtures::import(&fixtures::model(name));
+        for choice in [Preference::Dearest, Preference::Random(1), Preference::Random(2)] {
+            let compiled = compile_with(&model, &fixtures::config(2, 2), &|phases, program, graph, cost| {
+                // Layers are told by their attention, which a choice may leave in its parts.
+                if phases == [Phase::Raise] {
+                    return extract::extract(program, graph, cost);
+                }
+                let c = choose(program, graph, cost, choice)?;
+                Ok(Extracted { graph: c.graph, terms: c.terms, stats: ExtractStats::default() })
+            });
+            out.extend(problems(&compiled.unwrap()).into_iter().map(|p| format!("{name} {choice:?}: {p}")));
         }
     }
     assert!(out.is_empty(), "{} problems:\n{}", out.len(), out.join("\n"));
