@@ -5,6 +5,7 @@
 //! in the attempt that gets furthest, is the reason.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use egg::{Id, Language as _};
 
@@ -49,7 +50,11 @@ impl<'p> Context<'p> {
         classes.iter().for_each(|(id, class)| chosen[usize::from(*class)] = Some(*id));
         let active = rules.rules().iter().map(|r| (r, false));
         let banned = rules.banned().iter().map(|r| (r, true));
-        let fusing = active.chain(banned).filter(|(r, _)| fuses(r)).collect();
+        let mut fusing: Vec<(&Rule, bool)> = active.chain(banned).filter(|(r, _)| fuses(r)).collect();
+        // A model with layer norms alone is not told of RMS norms.
+        let made = program.made.iter().map(|(n, _)| n.op.name());
+        let there: BTreeSet<&str> = program.original.iter().map(|(_, n)| n.op.name()).chain(made).collect();
+        fusing.sort_by_key(|(r, _)| !operators_are_in(&r.pattern, &there));
         Context { program, names, rules, mapping, graph, chosen, fusing }
     }
 
@@ -142,6 +147,16 @@ fn nearest(c: &Context<'_>, class: Id, op: &Op) -> (String, Unmet) {
         (false, _) => unmet.reason,
     };
     (rule.name.clone(), Unmet { reason, ..unmet })
+}
+
+/// Whether all operators of a pattern are among some.
+fn operators_are_in(p: &Pattern, names: &BTreeSet<&str>) -> bool {
+    let Pattern::Op(o) = p else { return true };
+    let here = match &o.head {
+        Head::Op(k) => names.contains(k.0.name),
+        Head::Class(..) => true,
+    };
+    here && o.args.iter().all(|a| operators_are_in(a, names))
 }
 
 /// Whether a rule makes a fused operator.
