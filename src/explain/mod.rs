@@ -6,8 +6,9 @@ mod data;
 mod text;
 
 use std::collections::BTreeSet;
+use std::hash::BuildHasher as _;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use serde::{Deserialize, Serialize};
 
 pub use self::data::{Bound, Entry, Made, Taken};
@@ -140,7 +141,8 @@ impl Record {
 pub struct Recorder {
     /// What is recorded so far.
     pub record: Record,
-    texts: FxHashMap<String, u32>,
+    /// By hash; where that is taken by another text, the next.
+    texts: FxHashMap<u64, u32>,
     tensors: FxHashMap<(u32, u32), u32>,
 }
 
@@ -152,11 +154,15 @@ impl Recorder {
 
     /// The number of a text.
     pub fn text(&mut self, text: &str) -> u32 {
-        if let Some(&n) = self.texts.get(text) {
-            return n;
+        let mut hash = FxBuildHasher.hash_one(text);
+        while let Some(&n) = self.texts.get(&hash) {
+            if self.record.texts[n as usize] == text {
+                return n;
+            }
+            hash = hash.wrapping_add(1);
         }
         let n = self.record.texts.len() as u32;
-        self.texts.insert(text.to_owned(), n);
+        self.texts.insert(hash, n);
         self.record.texts.push(text.to_owned());
         n
     }

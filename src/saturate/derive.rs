@@ -4,9 +4,10 @@
 //! but the bindings is recorded while the e-graph grows.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash as _, Hasher as _};
 
 use egg::{Id, Language as _};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use super::from_ir::Program;
 use super::language::{ENode, OpRef};
@@ -29,11 +30,11 @@ pub(super) fn derive(
     terms: &[(NodeId, ENode)],
     recorder: &mut Recorder,
 ) -> Vec<Option<u32>> {
-    let sources = sources(program, graph);
+    let sources = Sources::new(program, graph);
     let mut needed: BTreeMap<u32, (&Provenance, Vec<TakenTerm<'_>>)> = BTreeMap::new();
     let mut todo: Vec<&Provenance> = vec![];
     let made_by = |n: &ENode| match sources.get(n) {
-        Some(Source::Made(at)) => Some(&*program.made[*at as usize].1),
+        Some(Source::Made(at)) => Some(&*program.made[at].1),
         _ => None,
     };
     todo.extend(terms.iter().filter_map(|(_, n)| made_by(n)));
@@ -57,8 +58,8 @@ pub(super) fn derive(
         types: FxHashMap::default(),
     };
     let made = |n: &ENode, entry_of: &FxHashMap<u32, u32>| match sources.get(n)? {
-        Source::Given(id) => graph.node(*id).why,
-        Source::Made(at) => entry_of.get(&program.made[*at as usize].1.id).copied(),
+        Source::Given(id) => graph.node(id).why,
+        Source::Made(at) => entry_of.get(&program.made[at].1.id).copied(),
     };
     for (id, (p, taken)) in &needed {
         let rule = match known.get(&p.rule.name) {
@@ -74,7 +75,7 @@ pub(super) fn derive(
         let mut took = Vec::with_capacity(taken.len());
         for t in taken {
             let nodes = |w: &mut Writer<'_, '_>| match sources.get(t.node) {
-                Some(Source::Given(id)) => graph.node(*id).origin.iter().map(|o| w.recorder.text(o)).collect(),
+                Some(Source::Given(id)) => graph.node(id).origin.iter().map(|o| w.recorder.text(o)).collect(),
                 _ => vec![],
             };
             let from = made(t.node, &entry_of).map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
@@ -101,25 +102,67 @@ fn rule_text(rules: &RuleSet, rule: &Rule) -> RuleText {
 }
 
 /// Where a term comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// It is a node of the graph.
     Given(NodeId),
     /// A rule made it: its place in `Program::made`.
-    Made(u32),
+    Made(usize),
 }
 
-/// The source of every term in canonical form: the graph before any rule, an earlier application before a later one.
-fn sources(program: &Program, graph: &Graph) -> FxHashMap<ENode, Source> {
-    let eg = &program.eg;
-    let mut out = FxHashMap::default();
-    out.reserve(program.original.len() + program.made.len());
-    for (id, (_, node)) in graph.ids().zip(&program.original) {
-        out.entry(node.clone().map_children(|c| eg.find(c))).or_insert(Source::Given(id));
+/// The source of every term: the graph before any rule, an earlier application before a later one.
+struct Sources<'p> {
+    program: &'p Program,
+    /// Nodes of the graph that the e-graph was made from.
+    given: usize,
+    /// By hash of the term's canonical form; where that is taken by another term, the next. Nodes of the graph
+    /// come first, then `Program::made`. Terms are not copied for this: they are many.
+    table: FxHashMap<u64, usize>,
+}
+
+impl<'p> Sources<'p> {
+    fn new(program: &'p Program, graph: &Graph) -> Self {
+        let mut out = Sources { program, given: graph.len(), table: FxHashMap::default() };
+        out.table.reserve(graph.len() + program.made.len());
+        for place in 0..graph.len() + program.made.len() {
+            if let Err(hash) = out.place(out.node(place)) {
+                out.table.insert(hash, place);
+            }
+        }
+        out
     }
-    for (at, (node, _)) in program.made.iter().enumerate() {
-        out.entry(node.clone().map_children(|c| eg.find(c))).or_insert(Source::Made(at as u32));
+
+    fn node(&self, place: usize) -> &'p ENode {
+        match place.checked_sub(self.given) {
+            None => &self.program.original[place].1,
+            Some(at) => &self.program.made[at].0,
+        }
     }
-    out
+
+    /// Where a term stands in the table, or else the free hash that it would get.
+    fn place(&self, node: &ENode) -> Result<usize, u64> {
+        let find = |c: &Id| self.program.eg.find(*c);
+        let mut hasher = FxHasher::default();
+        node.op.hash(&mut hasher);
+        node.children.iter().for_each(|c| find(c).hash(&mut hasher));
+        let mut hash = hasher.finish();
+        while let Some(&place) = self.table.get(&hash) {
+            let have = self.node(place);
+            if have.op == node.op && have.children.iter().map(find).eq(node.children.iter().map(find)) {
+                return Ok(place);
+            }
+            hash = hash.wrapping_add(1);
+        }
+        Err(hash)
+    }
+
+    fn get(&self, node: &ENode) -> Option<Source> {
+        let place = self.place(node).ok()?;
+        Some(match place.checked_sub(self.given) {
+            None => Source::Given(NodeId(place as u32)),
+            Some(at) => Source::Made(at),
+        })
+    }
 }
 
 /// A term that a pattern took, with its class.
@@ -131,7 +174,7 @@ struct TakenTerm<'p> {
 /// Finds the terms that an application of a rule took.
 struct Taker<'p> {
     program: &'p Program,
-    sources: &'p FxHashMap<ENode, Source>,
+    sources: &'p Sources<'p>,
     p: &'p Provenance,
 }
 
@@ -197,12 +240,9 @@ impl<'p> Taker<'p> {
             c.len() == children.len() && (same(&mut c.iter().copied()) || swapped()) && wanted(&n.op)
         };
         // Of several, the one that was there first was there when the rule was applied.
-        let age = |n: &ENode| match self.sources.get(n) {
-            Some(Source::Given(id)) => (0, id.0),
-            Some(Source::Made(at)) => (1, *at),
-            None => (2, 0),
-        };
-        if let Some(n) = eg[class].nodes.iter().filter(fits).min_by_key(|n| age(n)) {
+        if let Some(n) =
+            eg[class].nodes.iter().filter(fits).min_by_key(|n| (self.sources.get(n).is_none(), self.sources.get(n)))
+        {
             out.insert(at, TakenTerm { class, node: n });
         }
         Some(class)
