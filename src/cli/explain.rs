@@ -118,7 +118,7 @@ fn overview(dir: &Path, plan: &Plan, record: &Record, sites: &[Site<'_>]) -> Str
         let ops = groups.iter().map(|g| g.0.len()).max().unwrap_or(0);
         let rules = groups.iter().map(|g| g.1.len()).max().unwrap_or(0);
         for (op, rule, list) in groups {
-            let mut names: Vec<String> = list.iter().take(NAMES).map(|s| value_list(s)).collect();
+            let mut names: Vec<String> = list.iter().take(NAMES).map(|s| name(s)).collect();
             if list.len() > NAMES {
                 names.push("..".to_owned());
             }
@@ -131,8 +131,8 @@ fn overview(dir: &Path, plan: &Plan, record: &Record, sites: &[Site<'_>]) -> Str
     t
 }
 
-/// The value that a step is called by: its last result, which of a fused norm is the residual sum.
-fn value_list(s: &Site<'_>) -> String {
+/// The value that a step is called by: its first result.
+fn name(s: &Site<'_>) -> String {
     s.values.first().map_or_else(String::new, |v| value_name(v))
 }
 
@@ -196,7 +196,7 @@ fn several(record: &Record, found: &[&Site<'_>]) -> String {
         site(&mut t, record, s);
     }
     if let Some(rest) = found.get(MOST..).filter(|r| !r.is_empty()) {
-        let names: Vec<String> = rest.iter().take(MOST).map(|s| value_list(s)).collect();
+        let names: Vec<String> = rest.iter().take(MOST).map(|s| name(s)).collect();
         let dots = if rest.len() > MOST { ", .." } else { "" };
         let _ = writeln!(t, "and {} more steps: {}{dots}", rest.len(), names.join(", "));
     }

@@ -103,7 +103,7 @@ impl Record {
                 made && tensor(t.tensor) && text(t.op) && t.operands.iter().copied().all(tensor)
             };
             let rule = self.rules.get(e.rule as usize);
-            if !rule.is_some_and(|r| e.vars.len() <= r.vars.len()) || !e.vars.iter().all(bound) {
+            if rule.is_none_or(|r| e.vars.len() > r.vars.len()) || !e.vars.iter().all(bound) {
                 return Err(format!("entry {i} refers to a rule, a variable or a value that is not there"));
             }
             if !e.took.iter().all(taken) {

@@ -21,7 +21,7 @@ use crate::cli::{check, workplace};
 use crate::fixtures;
 
 /// The ONNX nodes that a chain of rules starts from.
-fn nodes<'r>(record: &'r Record, why: u32) -> BTreeSet<&'r str> {
+fn nodes(record: &Record, why: u32) -> BTreeSet<&str> {
     let entries = record.chain(Some(why)).into_iter().map(|i| &record.entries[i]);
     let made = entries.flat_map(|e| &e.took).map(|t| &t.made);
     made.filter_map(|m| match m {
