@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
 
@@ -91,6 +92,8 @@ pub enum AttrKind {
     Str,
     /// Small tensor.
     Lit,
+    /// What a declared kernel computes.
+    Body,
 }
 
 /// An attribute value.
@@ -107,6 +110,7 @@ pub enum Attr {
     Axis(MeshAxis),
     Str(String),
     Lit(Literal),
+    Body(Body),
 }
 
 /// A Rust type that an operator's field may have.
@@ -152,6 +156,7 @@ attr_field! {
     MeshAxis => Axis, MeshAxis::Tp;
     String => Str, String::new();
     Literal => Lit, Literal::ints(DType::I64, vec![0], &[]);
+    Body => Body, Body { name: String::new(), operands: 0, steps: vec![], results: vec![] };
 }
 
 impl Attr {
@@ -168,6 +173,7 @@ impl Attr {
             Attr::Axis(_) => AttrKind::Axis,
             Attr::Str(_) => AttrKind::Str,
             Attr::Lit(_) => AttrKind::Lit,
+            Attr::Body(_) => AttrKind::Body,
         }
     }
 
@@ -202,6 +208,7 @@ impl Attr {
             AttrKind::Axis => Attr::Axis(MeshAxis::parse(text)?),
             AttrKind::Str => Attr::Str(serde_json::from_str(text).ok()?),
             AttrKind::Lit => Attr::Lit(Literal::parse(text)?),
+            AttrKind::Body => Attr::Body(Body::parse(&serde_json::from_str::<String>(text).ok()?)?),
         })
     }
 
@@ -213,6 +220,7 @@ impl Attr {
             Attr::Bool(b) => Value::from(*b),
             Attr::Real(r) if r.0.is_finite() => Value::from(r.0),
             Attr::Str(s) => Value::from(s.clone()),
+            Attr::Body(b) => Value::from(b.to_string()),
             Attr::Dims(v) => v.iter().map(|d| serde_json::to_value(d).unwrap_or(Value::Null)).collect(),
             other => Value::from(other.to_string()),
         }
@@ -227,6 +235,7 @@ impl Attr {
             (AttrKind::Real, Value::Number(n)) => Attr::Real(Real(n.as_f64()?)),
             (AttrKind::Str, v) => Attr::Str(v.as_str()?.to_owned()),
             (AttrKind::Dims, v) => Attr::Dims(serde_json::from_value(v.clone()).ok()?),
+            (AttrKind::Body, Value::String(s)) => Attr::Body(Body::parse(s)?),
             (kind, Value::String(s)) => Attr::parse(kind, s)?,
             _ => return None,
         })
@@ -246,6 +255,7 @@ impl fmt::Display for Attr {
             Attr::Axis(a) => f.write_str(a.name()),
             Attr::Str(s) => write!(f, "{}", Value::from(s.as_str())),
             Attr::Lit(l) => write!(f, "{l}"),
+            Attr::Body(b) => write!(f, "{}", Value::from(b.to_string())),
         }
     }
 }

@@ -79,7 +79,7 @@ impl fmt::Display for DType {
 }
 
 /// What is known about a tensor before it exists: element type and symbolic shape.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TensorType {
     /// Element type.
     pub dtype: DType,

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod attr;
+pub mod body;
 pub mod comm;
 pub mod compare;
 pub mod cpu;

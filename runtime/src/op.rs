@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real};
+use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
 
@@ -84,6 +85,22 @@ pub fn info(name: &str) -> Option<&'static OpInfo> {
 }
 
 impl Op {
+    /// Number of results; more than one makes a tuple, read by `get`.
+    pub fn outputs(&self) -> usize {
+        match self {
+            Op::Kernel { body } => body.results.len(),
+            op => op.info().outputs,
+        }
+    }
+
+    /// The name under which people know it: that of a declared kernel, else that of the operator.
+    pub fn title(&self) -> &str {
+        match self {
+            Op::Kernel { body } => &body.name,
+            op => op.name(),
+        }
+    }
+
     /// Whether the first two operands may be exchanged.
     pub fn commutes(&self) -> bool {
         self.info().class == Class::Commutative || matches!(self, Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. })
@@ -367,6 +384,8 @@ ops! {
     SiluMul = "silu_mul", Fused, 2..=2, 1, {};
     /// (gate, up): gelu(gate) * up.
     GeluMul = "gelu_mul", Fused, 2..=2, 1, { tanh: bool = false };
+    /// A kernel that a rule file declares; its name, results and meaning are its body's.
+    Kernel = "kernel", Fused, 1..=usize::MAX, 1, { body: Body };
     /// One result of a tuple.
     Get = "get", Layout, 1..=1, 1, { index: i64 };
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use crate::ir::{Bindings, Class, DType, Dim, Graph, MeshAxis, Node, NodeId, Op, Part};
+use crate::ir::{Bindings, Body, Class, DType, Dim, Graph, MeshAxis, Node, NodeId, Op, Part};
 
 /// Most elements of one tensor.
 const MAX_ELEMENTS: usize = 1 << 24;
@@ -255,7 +255,7 @@ impl<'a> Evaluator<'a> {
         let info = node.op.info();
         if node.inputs.len() < info.min_inputs
             || node.inputs.len() > info.max_inputs
-            || node.types.len() != info.outputs
+            || node.types.len() != node.op.outputs()
         {
             return misfit(format!("{} operands and {} results", node.inputs.len(), node.types.len()));
         }
@@ -310,6 +310,12 @@ impl<'a> Evaluator<'a> {
                 None => return misfit(format!("operand {} is not an earlier node", i.0)),
             }
         }
+        self.apply(node, x, declared)
+    }
+
+    /// The results of an operator that is no leaf.
+    fn apply(&mut self, node: &Node, x: Vec<Operand<'_>>, declared: &[Vec<usize>]) -> Result<Vec<PerRank>> {
+        let op = &node.op;
         let dtypes: Vec<DType> = x.iter().map(|o| o.dtype).collect();
         for t in &node.types {
             check_dtype(op, &dtypes, t.dtype)?;
@@ -355,18 +361,54 @@ impl<'a> Evaluator<'a> {
             Op::ArResidualRmsNorm { axis, eps } => {
                 equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                x[0].by_rank = &sum;
-                self.by_rank(&Op::AddRmsNorm { eps: *eps }, &x, &dtypes, node, declared)
+                let mut reduced = vec![Operand { by_rank: &sum, dtype: x[0].dtype }];
+                reduced.extend(x.into_iter().skip(1));
+                self.by_rank(&Op::AddRmsNorm { eps: *eps }, &reduced, &dtypes, node, declared)
             }
             Op::ArResidualLayerNorm { axis, eps } => {
                 equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                x[0].by_rank = &sum;
-                self.by_rank(&Op::AddLayerNorm { eps: *eps }, &x, &dtypes, node, declared)
+                let mut reduced = vec![Operand { by_rank: &sum, dtype: x[0].dtype }];
+                reduced.extend(x.into_iter().skip(1));
+                self.by_rank(&Op::AddLayerNorm { eps: *eps }, &reduced, &dtypes, node, declared)
             }
+            Op::Kernel { body } => self.body(body, &x),
             Op::Send { .. } | Op::Recv { .. } => Err(Reason::Unsupported("a transfer between stages".to_owned())),
             op => self.by_rank(op, &x, &dtypes, node, declared),
         }
+    }
+
+    /// The results of a declared kernel: its steps, one after the other.
+    fn body(&mut self, body: &Body, x: &[Operand<'_>]) -> Result<Vec<PerRank>> {
+        if !body.is_sound() || x.len() != body.operands {
+            return misfit("a kernel whose body does not fit its operands");
+        }
+        let mut values: Vec<(PerRank, DType)> = x.iter().map(|o| (o.by_rank.clone(), o.dtype)).collect();
+        for s in &body.steps {
+            let shape: Vec<usize> = s.ty.shape.iter().map(|d| extent(d, self.bindings)).collect::<Result<_>>()?;
+            elements(&shape)?;
+            let made = if s.op.info().class == Class::Leaf {
+                self.shared(self.leaf(&s.op, None, s.ty.dtype, &shape)?)
+            } else {
+                let operands =
+                    s.inputs.iter().map(|&n| Operand { by_rank: &values[n].0, dtype: values[n].1 }).collect();
+                let node = Node {
+                    op: s.op.clone(),
+                    inputs: vec![],
+                    types: vec![s.ty.clone()],
+                    name: body.name.clone(),
+                    origin: vec![],
+                    rules: vec![],
+                    why: None,
+                    stage: None,
+                };
+                let made = self.apply(&node, operands, std::slice::from_ref(&shape))?;
+                made.into_iter().next().ok_or_else(|| Reason::Misfit("a step without a result".to_owned()))?
+            };
+            made.iter().try_for_each(|a| fits(&a.shape, &shape))?;
+            values.push((made, s.ty.dtype));
+        }
+        Ok(body.results.iter().map(|&n| values[n].0.clone()).collect())
     }
 
     /// A tensor that every rank holds.

@@ -554,8 +554,8 @@ impl Builder<'_> {
                     inputs.push(self.template(a)?);
                 }
                 inputs.extend(eval::spliced(rest, &self.binds).ok_or_else(none)?);
-                let op = eval::template_op(self, head, &self.binds, &self.mapping).ok_or_else(none)?;
                 let children: Vec<&Facts> = inputs.iter().map(|i| &self.facts[i.index()]).collect();
+                let op = eval::template_op(self, head, &self.binds, &self.mapping, &children).ok_or_else(none)?;
                 facts_of(&op, &children).map_err(Miss::Right)?;
                 self.add((*op).clone(), &inputs)
             }

@@ -46,7 +46,7 @@ struct Report<'a> {
     equal: bool,
     hunks: Vec<HunkReport<'a>>,
     notes: &'a [String],
-    ops: Change<&'a BTreeMap<&'static str, usize>>,
+    ops: Change<&'a BTreeMap<String, usize>>,
     fused: Change<usize>,
 }
 

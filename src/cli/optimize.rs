@@ -33,9 +33,10 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
-    let demands = o.require_fused.iter().map(|d| Demand::parse(d)).collect::<Result<Vec<_>, _>>()?;
     let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
     let config = o.compile.config()?;
+    let kernels: Vec<&str> = config.rules.kernels().iter().map(|k| k.name.as_str()).collect();
+    let demands = o.require_fused.iter().map(|d| Demand::parse(d, &kernels)).collect::<Result<Vec<_>, _>>()?;
     let mut timings = Timings::default();
     let model = timings.time("import", || import::open(&o.model).and_then(|m| m.import()))?;
     let compiled = compile(&model, &config)?;
@@ -117,12 +118,13 @@ struct Demand {
 }
 
 impl Demand {
-    fn parse(text: &str) -> Result<Demand, Failure> {
+    fn parse(text: &str, kernels: &[&str]) -> Result<Demand, Failure> {
         let (name, count) = match text.split_once('=') {
             Some((n, c)) => (Some(n.to_owned()), c),
             None => (None, text),
         };
-        let known = || ir::op::table().iter().filter(|i| i.class == ir::Class::Fused).map(|i| i.name);
+        let bundled = || ir::op::table().iter().filter(|i| i.class == ir::Class::Fused && i.name != "kernel");
+        let known = || bundled().map(|i| i.name).chain(kernels.iter().copied());
         if let Some(n) = &name
             && !known().any(|k| k == n)
         {

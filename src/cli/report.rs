@@ -20,8 +20,8 @@ pub(super) struct Report {
     pub(super) mapping: MappingReport,
     pub(super) saturate: Saturate,
     pub(super) extract: Extract,
-    pub(super) ops: BTreeMap<&'static str, usize>,
-    pub(super) fused: BTreeMap<&'static str, usize>,
+    pub(super) ops: BTreeMap<String, usize>,
+    pub(super) fused: BTreeMap<String, usize>,
     /// The all-reduces, residual sums and norms that no kernel joins.
     pub(super) unfused: Vec<WhyNot>,
     pub(super) stages: Vec<StageReport>,
@@ -74,8 +74,8 @@ pub(super) struct Extract {
 #[derive(Debug, Serialize)]
 pub(super) struct StageReport {
     pub(super) index: usize,
-    pub(super) ops: BTreeMap<&'static str, usize>,
-    pub(super) fused: BTreeMap<&'static str, usize>,
+    pub(super) ops: BTreeMap<String, usize>,
+    pub(super) fused: BTreeMap<String, usize>,
     pub(super) weight_bytes_per_rank: u64,
     /// Of these, bytes of vectors that an earlier stage holds as well, because both compute from them.
     pub(super) shared_weight_bytes: u64,

@@ -27,7 +27,7 @@ fn time(ns: u64) -> String {
     }
 }
 
-fn counts(m: &BTreeMap<&'static str, usize>) -> String {
+fn counts(m: &BTreeMap<String, usize>) -> String {
     let list: Vec<String> = m.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
     if list.is_empty() { "nothing".into() } else { list.join(", ") }
 }
@@ -54,7 +54,8 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
     for s in &r.stages {
         let _ = writeln!(t, "stage {}", s.index);
         let _ = writeln!(t, "  fused    {}", counts(&s.fused));
-        let rest: BTreeMap<_, _> = s.ops.iter().filter(|(k, _)| KEY_OPS.contains(k)).map(|(k, v)| (*k, *v)).collect();
+        let rest: BTreeMap<_, _> =
+            s.ops.iter().filter(|(k, _)| KEY_OPS.contains(&k.as_str())).map(|(k, v)| (k.clone(), *v)).collect();
         let _ = writeln!(t, "  apart    {}", counts(&rest));
         let _ = writeln!(t, "  weights  {} per rank", bytes(s.weight_bytes_per_rank));
         if !s.whole_matrices.is_empty() {

@@ -35,7 +35,7 @@ pub(super) struct Side<'a> {
 
 /// A name without the operator that a rule appended to it: `x` of `x.matmul`.
 pub(super) fn stem(node: &Node) -> &str {
-    let short = node.name.strip_suffix(node.op.name()).and_then(|n| n.strip_suffix('.'));
+    let short = node.name.strip_suffix(node.op.title()).and_then(|n| n.strip_suffix('.'));
     short.filter(|n| !n.is_empty()).unwrap_or(&node.name)
 }
 

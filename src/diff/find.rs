@@ -39,7 +39,7 @@ pub(super) fn find(a: &Graph, b: &Graph) -> Diff {
 fn counts(graph: &Graph) -> Counts {
     let mut out = Counts::new();
     for (_, n) in graph.nodes() {
-        *out.entry(n.op.name()).or_insert(0) += 1;
+        *out.entry(n.op.title().to_owned()).or_insert(0) += 1;
     }
     out
 }

@@ -98,7 +98,7 @@ pub struct Site {
 }
 
 /// Nodes by operator.
-pub type Counts = BTreeMap<&'static str, usize>;
+pub type Counts = BTreeMap<String, usize>;
 
 /// The differences between two graphs.
 #[derive(Clone, Debug, Default)]

@@ -54,6 +54,14 @@ impl Numbers {
 
     /// The numbers of a fused operator's results.
     fn meaning(&mut self, op: &Op, operands: &[u32]) -> Option<Vec<u32>> {
+        if let Op::Kernel { body } = op {
+            let mut numbers = operands.to_vec();
+            for s in &body.steps {
+                let inputs = s.inputs.iter().filter_map(|&n| numbers.get(n).copied()).collect();
+                numbers.push(self.of(s.op.clone(), inputs));
+            }
+            return body.results.iter().map(|&n| numbers.get(n).copied()).collect();
+        }
         let &[x, y, ..] = operands else { return None };
         let (sum, norm) = match op {
             Op::SiluMul {} => {

@@ -30,7 +30,7 @@ impl Diff {
 
     /// Nodes by operator before and after, of the operators whose number changed.
     pub fn stat(&self) -> String {
-        let names: BTreeSet<&str> = self.before.keys().chain(self.after.keys()).copied().collect();
+        let names: BTreeSet<&str> = self.before.keys().chain(self.after.keys()).map(String::as_str).collect();
         let of = |name: &str| {
             let count = |c: &super::Counts| c.get(name).copied().unwrap_or(0);
             (name.to_owned(), count(&self.before), count(&self.after))

@@ -150,11 +150,11 @@ pub fn to_ir(
                     leaf.filter(|i| out.node(**i).op.info().class == Class::Leaf).map(|i| out.node(*i).name.clone());
                 let base = match (leaf, near) {
                     (Some(leaf), _) => format!("{leaf}.shard"),
-                    (None, Some(n)) => format!("{}.{}", graph.node(*n).name, t.node.op.name()),
+                    (None, Some(n)) => format!("{}.{}", graph.node(*n).name, t.node.op.title()),
                     // A count over the whole graph would rename all later nodes where an earlier one goes.
                     (None, None) => match inputs.first().map(|&i| out.node(i)) {
-                        Some(i) => format!("{}.{}", stem(&i.name, i.op.name()), t.node.op.name()),
-                        None => t.node.op.name().to_owned(),
+                        Some(i) => format!("{}.{}", stem(&i.name, i.op.title()), t.node.op.title()),
+                        None => t.node.op.title().to_owned(),
                     },
                 };
                 unique(&mut taken, base)

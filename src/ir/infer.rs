@@ -1,6 +1,6 @@
 //! Type inference: element type and symbolic shape of every operator's results.
 
-use super::{DType, Dim, Op, Shape, TensorType};
+use super::{Body, DType, Dim, Op, Shape, TensorType};
 
 /// Why an operator cannot be applied to its operands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -335,8 +335,29 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             shape[d] = &shape[d] * &Dim::from(*parts);
             ty(x[0].dtype, shape)
         }
+        Op::Kernel { body } => kernel(body, x),
         Op::Get { .. } | Op::Send { .. } | Op::Recv { .. } => fail(format!("`{}` has no place in a graph", op.name())),
     }
+}
+
+/// A body fits its operands where each of its steps has the type that is written down.
+fn kernel(body: &Body, x: &[&TensorType]) -> Result<Inferred> {
+    if !body.is_sound() || x.len() != body.operands {
+        return fail(format!("`{}` takes {} operands, not {}", body.name, body.operands, x.len()));
+    }
+    let mut types: Vec<TensorType> = x.iter().map(|t| (*t).clone()).collect();
+    for s in &body.steps {
+        let operands: Vec<&[TensorType]> = s.inputs.iter().map(|&n| std::slice::from_ref(&types[n])).collect();
+        let got = infer(&s.op, &operands)?;
+        if got[..] != [s.ty.clone()] {
+            return fail(format!("`{}` in kernel `{}` gives {} and not {}", s.op.name(), body.name, got[0], s.ty));
+        }
+        types.push(s.ty.clone());
+    }
+    Ok(match &body.results[..] {
+        [n] => Inferred::One(types[*n].clone()),
+        all => Inferred::Many(all.iter().map(|&n| types[n].clone()).collect()),
+    })
 }
 
 fn float(op: &Op, t: &TensorType) -> Result<()> {

@@ -12,6 +12,7 @@ pub use graph::{Graph, Node, NodeId, Output};
 pub use infer::{InferError, broadcast, infer};
 pub use op_ref::OpRef;
 pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};
+pub use sinter_runtime::body::{Body, BodyStep, may_be_part};
 pub use sinter_runtime::dim::{Bindings, Dim, Shape};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};
 pub use sinter_runtime::op::{self, Class, Op, OpInfo};

@@ -398,25 +398,25 @@ pub fn rank_weights(plan: &Plan, weights: &Weights) -> Result<BTreeMap<(usize, S
 }
 
 /// Counts of steps by operator, over all stages for one rank of each.
-pub fn step_counts(stages: &[Stage]) -> (BTreeMap<&'static str, usize>, BTreeMap<&'static str, usize>) {
+pub fn step_counts(stages: &[Stage]) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let mut ops = BTreeMap::new();
     let mut fused = BTreeMap::new();
     for info in crate::ir::op::table() {
         match info.class {
-            Class::Fused => fused.insert(info.name, 0),
+            Class::Fused if info.name != "kernel" => fused.insert(info.name.to_owned(), 0),
             _ if matches!(
                 info.name,
                 "matmul" | "attention" | "all_reduce" | "all_gather" | "add" | "rms_norm" | "layer_norm"
             ) =>
             {
-                ops.insert(info.name, 0)
+                ops.insert(info.name.to_owned(), 0)
             }
             _ => None,
         };
     }
     for s in stages.iter().flat_map(|s| &s.steps) {
         let into = if s.op.info().class == Class::Fused { &mut fused } else { &mut ops };
-        *into.entry(s.op.name()).or_insert(0) += 1;
+        *into.entry(s.op.title().to_owned()).or_insert(0) += 1;
     }
     (ops, fused)
 }

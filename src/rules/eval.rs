@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::facts::Facts;
-use super::lang::{Expr, Guard, GuardKind, Pattern, TemplateHead, VarId};
+use super::lang::{Expr, Guard, GuardKind, Kernel, Pattern, Template, TemplateHead, VarId};
 use super::vocab::Value;
-use crate::ir::{Attr, Mapping, Op, OpRef, TensorType, infer};
+use crate::ir::{Attr, Body, BodyStep, Literal, Mapping, Op, OpRef, TensorType, infer};
 
 /// What a variable is bound to. Tensors are named by `I`: e-classes in an e-graph, nodes in a graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,12 +69,13 @@ pub fn holds<I: Copy>(known: &impl Known<I>, guard: &Guard, binds: &mut Binds<I>
     }
 }
 
-/// The operator of a template; `None` where an attribute has no value.
+/// The operator of a template on operands of the given facts; `None` where an attribute has no value.
 pub fn template_op<I: Copy>(
     known: &impl Known<I>,
     head: &TemplateHead,
     binds: &Binds<I>,
     mapping: &Mapping,
+    operands: &[&Facts],
 ) -> Option<OpRef> {
     match head {
         TemplateHead::Var(v) => match binds[*v].as_ref()? {
@@ -86,6 +87,106 @@ pub fn template_op<I: Copy>(
                 exprs.iter().zip(&kind.0.attrs).map(|(e, a)| eval(known, e, binds, mapping)?.coerce(a.kind)).collect();
             Op::from_attrs(kind.0.name, &attrs?).map(OpRef::new)
         }
+        TemplateHead::Kernel(kernel, exprs) => {
+            let attrs: Option<Vec<Attr>> = exprs.iter().map(|e| eval(known, e, binds, mapping)).collect();
+            kernel_op(kernel, &attrs?, operands, mapping)
+        }
+    }
+}
+
+/// A declared kernel with its body written out for operands of known types; `None` where the body has no
+/// type there.
+fn kernel_op(kernel: &Kernel, attrs: &[Attr], operands: &[&Facts], mapping: &Mapping) -> Option<OpRef> {
+    if operands.len() != kernel.operands.len() || operands.iter().any(|f| f.types.len() != 1) {
+        return None;
+    }
+    let mut w = Writer {
+        kernel,
+        facts: operands.iter().map(|f| plain(f.ty().clone(), None)).collect(),
+        binds: vec![None; kernel.vars.len()],
+        mapping,
+        steps: vec![],
+    };
+    kernel.operands.iter().enumerate().for_each(|(i, v)| w.binds[*v] = Some(Bind::Class(i)));
+    kernel.attrs.iter().zip(attrs).for_each(|(v, a)| w.binds[*v] = Some(Bind::Attr(a.clone())));
+    for (v, t) in &kernel.lets {
+        let n = w.write(t)?;
+        w.binds[*v] = Some(Bind::Class(n));
+    }
+    let results = kernel.results.iter().map(|t| w.write(t)).collect::<Option<Vec<_>>>()?;
+    let body = Body { name: kernel.name.clone(), operands: operands.len(), steps: w.steps, results };
+    body.is_sound().then(|| OpRef::new(Op::Kernel { body }))
+}
+
+/// What is known of a tensor inside of a kernel: its type, and its value where it is a constant.
+fn plain(ty: TensorType, constant: Option<Literal>) -> Facts {
+    Facts {
+        types: [ty].into(),
+        constant,
+        weight: false,
+        free: false,
+        leaf: false,
+        range_of_weight: false,
+        varies_over_tp: true,
+        stage: None,
+    }
+}
+
+/// Writes the body of a kernel. Tensors are numbers: first the operands, then the steps.
+struct Writer<'k> {
+    kernel: &'k Kernel,
+    facts: Vec<Facts>,
+    binds: Vec<Option<Bind<usize>>>,
+    mapping: &'k Mapping,
+    steps: Vec<BodyStep>,
+}
+
+impl Known<usize> for Vec<Facts> {
+    fn facts(&self, id: usize) -> &Facts {
+        &self[id]
+    }
+}
+
+impl Writer<'_> {
+    fn write(&mut self, t: &Template) -> Option<usize> {
+        match t {
+            Template::Var(v) => match self.binds[*v].as_ref()? {
+                Bind::Class(n) => Some(*n),
+                _ => None,
+            },
+            Template::Const { value, like } => {
+                let Some(Bind::Class(like)) = &self.binds[*like] else { return None };
+                let dtype = self.facts[*like].ty().dtype;
+                let value = match eval(&self.facts, value, &self.binds, self.mapping)? {
+                    Attr::Real(r) => r.0,
+                    Attr::Int(n) => n as f64,
+                    _ => return None,
+                };
+                self.step(Op::Const { value: Literal::scalar(dtype, value) }, vec![])
+            }
+            Template::Op { head, args, .. } => {
+                let inputs = args.iter().map(|a| self.write(a)).collect::<Option<Vec<_>>>()?;
+                let operands: Vec<&Facts> = inputs.iter().map(|&n| &self.facts[n]).collect();
+                let op = template_op(&self.facts, head, &self.binds, self.mapping, &operands)?;
+                self.step((*op).clone(), inputs)
+            }
+        }
+    }
+
+    fn step(&mut self, op: Op, inputs: Vec<usize>) -> Option<usize> {
+        let known = self.steps.iter().position(|s| s.op == op && s.inputs == inputs);
+        if let Some(i) = known {
+            return Some(self.kernel.operands.len() + i);
+        }
+        let types: Vec<&[TensorType]> = inputs.iter().map(|&n| &self.facts[n].types[..]).collect();
+        let ty = infer(&op, &types).ok()?.into_iter().next()?;
+        let constant = match &op {
+            Op::Const { value } => Some(value.clone()),
+            _ => None,
+        };
+        self.facts.push(plain(ty.clone(), constant));
+        self.steps.push(BodyStep { op, inputs, ty });
+        Some(self.facts.len() - 1)
     }
 }
 

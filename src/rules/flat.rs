@@ -30,6 +30,8 @@ pub(super) enum Operator {
     Op(OpKind, Vec<Value>),
     /// Any operator of a class.
     Class(VarId),
+    /// A declared kernel and its attributes.
+    Kernel(String, Vec<Value>),
 }
 
 /// An attribute value, or an argument of a guard.
@@ -213,6 +215,10 @@ impl Writer {
             Template::Op { head, args, rest } => {
                 let operator = match head {
                     TemplateHead::Var(v) => Operator::Class(*v),
+                    TemplateHead::Kernel(k, values) => {
+                        let values = values.iter().map(|e| self.value(e)).collect::<Option<_>>()?;
+                        Operator::Kernel(k.name.clone(), values)
+                    }
                     TemplateHead::Op(kind, values) => {
                         let values = values.iter().zip(&kind.0.attrs).map(|(e, a)| {
                             Some(match self.value(e)? {
@@ -272,7 +278,7 @@ fn size(t: &Term) -> usize {
         Term::Var(_) | Term::Spliced(_) | Term::Number(_) => 1,
         Term::Const(v, like) => 1 + value_size(v) + size(like),
         Term::Op(Operator::Class(_), args) => 1 + args.iter().map(size).sum::<usize>(),
-        Term::Op(Operator::Op(_, values), args) => {
+        Term::Op(Operator::Op(_, values) | Operator::Kernel(_, values), args) => {
             1 + args.iter().map(size).sum::<usize>() + values.iter().map(value_size).sum::<usize>()
         }
     }

@@ -1,5 +1,7 @@
 //! The rule language after parsing: patterns, guards and templates over numbered variables.
 
+use std::sync::Arc;
+
 use super::sexpr::Span;
 use super::vocab::Function;
 use crate::ir::{Attr, Class, OpInfo};
@@ -234,4 +236,31 @@ pub enum TemplateHead {
     Op(OpKind, Vec<Expr>),
     /// The operator that a class pattern matched.
     Var(VarId),
+    /// A kernel that the file declares, with an expression per attribute.
+    Kernel(Arc<Kernel>, Vec<Expr>),
+}
+
+/// A fused kernel, declared by what it computes.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its name in rules, plans and reports.
+    pub name: String,
+    /// The file that declares it.
+    pub file: String,
+    /// Line of the declaration, from 1.
+    pub line: usize,
+    /// Where its name stands in the file.
+    pub name_span: Span,
+    /// The comment above it.
+    pub doc: String,
+    /// Names of the variables.
+    pub vars: Vec<String>,
+    /// The variables that are operands, in order.
+    pub operands: Vec<VarId>,
+    /// The variables that are attributes, in order.
+    pub attrs: Vec<VarId>,
+    /// Shared parts.
+    pub lets: Vec<(VarId, Template)>,
+    /// The results; more than one make a tuple.
+    pub results: Vec<Template>,
 }

@@ -14,9 +14,10 @@ pub mod text;
 pub mod vocab;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use self::flat::Flat;
-pub use self::lang::{Phase, Purpose, Rule};
+pub use self::lang::{Kernel, Phase, Purpose, Rule};
 pub use self::pack::{MANIFEST, Pack};
 pub use self::parse::parse_file;
 pub use self::reference::reference;
@@ -53,6 +54,7 @@ pub enum RuleError {
 pub struct RuleSet {
     rules: Vec<Rule>,
     banned: Vec<Rule>,
+    kernels: Vec<Arc<Kernel>>,
     sources: BTreeMap<String, String>,
     packs: Vec<Pack>,
 }
@@ -87,7 +89,7 @@ impl RuleSet {
     }
 
     fn assemble(packs: Vec<Pack>, without: &[String]) -> Result<RuleSet, RuleError> {
-        let mut set = RuleSet { rules: vec![], banned: vec![], sources: BTreeMap::new(), packs };
+        let mut set = RuleSet { rules: vec![], banned: vec![], kernels: vec![], sources: BTreeMap::new(), packs };
         let mut rendered = vec![];
         // By rule.
         let mut pack_of = vec![];
@@ -100,12 +102,14 @@ impl RuleSet {
             }
             for (name, text) in &pack.files {
                 set.sources.insert(name.clone(), text.clone());
-                let (rules, errors) = parse::read_file(name, text);
+                let (rules, kernels, errors) = parse::read_file(name, text);
                 rendered.extend(errors.iter().map(|e| e.render(text)));
                 pack_of.resize(pack_of.len() + rules.len(), i);
                 set.rules.extend(rules);
+                set.kernels.extend(kernels);
             }
         }
+        rendered.extend(taken_kernels(&set.kernels).iter().map(|e| e.render(set.source(&e.file))));
         rendered.extend(taken_names(&set.rules).iter().map(|e| e.render(set.source(&e.file))));
         rendered.extend(set.subsumed(&pack_of, without).iter().map(|e| e.render(set.source(&e.file))));
         if rendered.is_empty() { Ok(set) } else { Err(RuleError::Invalid(rendered)) }
@@ -164,6 +168,11 @@ impl RuleSet {
         &self.rules
     }
 
+    /// The kernels that rule files declare.
+    pub fn kernels(&self) -> &[Arc<Kernel>] {
+        &self.kernels
+    }
+
     /// The rules that were removed by [`RuleSet::ban`].
     pub fn banned(&self) -> &[Rule] {
         &self.banned
@@ -202,6 +211,19 @@ impl RuleSet {
         }
         Ok(())
     }
+}
+
+/// Kernels of one name in several files: reports could not tell them apart.
+fn taken_kernels(kernels: &[Arc<Kernel>]) -> Vec<Diagnostic> {
+    let mut errors = vec![];
+    for (i, k) in kernels.iter().enumerate() {
+        if let Some(first) = kernels[..i].iter().find(|f| f.name == k.name) {
+            let message = format!("the kernel `{}` is declared already", k.name);
+            let d = Diagnostic::new(&k.file, message, k.name_span.clone(), "declared again here");
+            errors.push(d.help(format!("first declared in {}:{}", first.file, first.line)));
+        }
+    }
+    errors
 }
 
 /// Rules whose name is taken by an earlier one.

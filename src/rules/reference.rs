@@ -130,5 +130,6 @@ fn kind(kind: AttrKind) -> &'static str {
         AttrKind::Axis => "mesh axis",
         AttrKind::Str => "name",
         AttrKind::Lit => "constant",
+        AttrKind::Body => "body",
     }
 }

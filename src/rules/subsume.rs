@@ -95,6 +95,9 @@ impl Subst {
             Term::Op(o, args) => {
                 let o = match o {
                     Operator::Op(kind, values) => Operator::Op(*kind, values.iter().map(|v| self.value(v)).collect()),
+                    Operator::Kernel(name, values) => {
+                        Operator::Kernel(name.clone(), values.iter().map(|v| self.value(v)).collect())
+                    }
                     Operator::Class(v) => self.operators.get(v).unwrap_or(o).clone(),
                 };
                 let mut out = vec![];
@@ -185,7 +188,8 @@ impl<'a> Matcher<'a> {
             (Operator::Class(v), Operator::Class(w)) => {
                 self.general.classes.get(v) == self.special.classes.get(w) && put(&mut s.operators, *v, t)
             }
-            (Operator::Op(..), Operator::Class(_)) => false,
+            // No pattern has a kernel.
+            (Operator::Kernel(..), _) | (_, Operator::Kernel(..)) | (Operator::Op(..), Operator::Class(_)) => false,
         }
     }
 

@@ -374,7 +374,9 @@ fn instantiate(
                 children.push(eg.find(id));
             }
             children.extend(spliced(rest, &m.binds)?.into_iter().map(|i| eg.find(i)));
-            (template_op(eg, head, &m.binds, mapping)?, children)
+            let facts: SmallVec<[&Facts; 4]> = children.iter().map(|&c| &eg[c].data).collect();
+            let op = template_op(eg, head, &m.binds, mapping, &facts)?;
+            (op, children)
         }
     };
     let node = ENode { op, children };

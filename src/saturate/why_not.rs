@@ -114,7 +114,12 @@ fn fuses(rule: &Rule) -> bool {
     fn fused(t: &Template) -> bool {
         match t {
             Template::Op { head, args, .. } => {
-                matches!(head, TemplateHead::Op(k, _) if k.0.class == Class::Fused) || args.iter().any(fused)
+                let here = match head {
+                    TemplateHead::Op(k, _) => k.0.class == Class::Fused,
+                    TemplateHead::Kernel(..) => true,
+                    TemplateHead::Var(_) => false,
+                };
+                here || args.iter().any(fused)
             }
             _ => false,
         }
@@ -404,10 +409,11 @@ fn template(c: &Context<'_>, t: &Template, binds: &Binds<Id>, named: &[(VarId, F
             facts_of(&Op::Const { value }, &[])
         }
         Template::Op { head, args, rest } => {
-            let op = template_op(eg, head, binds, c.mapping).ok_or("an attribute has no value")?;
             let mut children = args.iter().map(|a| template(c, a, binds, named)).collect::<Result<Vec<_>, _>>()?;
             children.extend(spliced(rest, binds).into_iter().flatten().map(|i| eg[i].data.clone()));
-            facts_of(&op, &children.iter().collect::<Vec<_>>())
+            let children: Vec<&Facts> = children.iter().collect();
+            let op = template_op(eg, head, binds, c.mapping, &children).ok_or("an attribute has no value")?;
+            facts_of(&op, &children)
         }
     }
 }

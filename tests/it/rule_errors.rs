@@ -22,6 +22,7 @@ const KINDS: &[&str] = &[
     "guard-argument",
     "guard-arity",
     "guard-kind",
+    "kernel",
     "let-in-when",
     "missing-attribute",
     "no-name",

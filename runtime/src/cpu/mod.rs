@@ -6,6 +6,7 @@
 mod attention;
 mod collective;
 pub(crate) mod convert;
+mod declared;
 mod elementwise;
 mod gather;
 mod layout;
@@ -75,7 +76,7 @@ impl Env<'_> {
 /// Computes one step. A result that is `None` is not needed.
 pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &mut Env<'_>) -> Result {
     let info = op.info();
-    if x.len() < info.min_inputs || x.len() > info.max_inputs || out.len() != info.outputs {
+    if x.len() < info.min_inputs || x.len() > info.max_inputs || out.len() != op.outputs() {
         return Err(KernelError::NotAStep(format!("{} operands and {} results", x.len(), out.len())));
     }
     let fits = x.iter().all(|v| crate::tensor::byte_len(v.dtype, v.shape) == Some(v.bytes.len()));
@@ -92,6 +93,7 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
         Op::AddLayerNorm { eps } => return norm::add(x, Some(&x[3]), eps.0, out),
         Op::ArResidualRmsNorm { eps, .. } => return norm::all_reduce_add(op, x, None, eps.0, out, env),
         Op::ArResidualLayerNorm { eps, .. } => return norm::all_reduce_add(op, x, Some(&x[3]), eps.0, out, env),
+        Op::Kernel { body } => return declared::kernel(body, x, out, env),
         Op::Recv { stage, tag } => match out[0].as_mut() {
             Some(out) => return collective::recv(*stage, *tag, out, env),
             None => return Err(KernelError::NotAStep("a receive without a result".to_owned())),

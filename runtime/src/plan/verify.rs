@@ -223,8 +223,8 @@ fn check_step(
     if step.inputs.len() < info.min_inputs || step.inputs.len() > info.max_inputs {
         problems.push(format!("{here}: {} operands", step.inputs.len()));
     }
-    if step.outputs.len() != info.outputs {
-        problems.push(format!("{here}: {} results instead of {}", step.outputs.len(), info.outputs));
+    if step.outputs.len() != step.op.outputs() {
+        problems.push(format!("{here}: {} results instead of {}", step.outputs.len(), step.op.outputs()));
     }
     for v in step.inputs.iter().chain(step.outputs.iter().flatten()) {
         if v.0 >= stage.values.len() {

@@ -226,6 +226,14 @@ impl Checker<'_, '_> {
             self.nodes.push(Node { types, results: Results::Exactly(1), maker: Some("const"), span: d.span.clone() });
             return Ok(self.nodes.len() - 1);
         }
+        if let Some(k) = self.parser.kernels.iter().find(|k| k.name == name) {
+            let results = k.results.len();
+            for a in rest.iter().take(k.operands.len()) {
+                let n = self.term(a)?;
+                self.tensor(n, &a.span, "a kernel")?;
+            }
+            return Ok(self.new_node(ANY, Results::Exactly(results), &d.span));
+        }
         let info = op::info(name).ok_or(Stop)?;
         let (args, attrs) = self.parser.split_args(info, rest, &d.span).ok_or(Stop)?;
         let mut operands = vec![];
@@ -448,7 +456,7 @@ mod tests {
         for op in op::instances().into_iter().map(instance) {
             let info = op.info();
             let n = if info.max_inputs > 4 { 2 } else { info.max_inputs };
-            if n == 0 || matches!(op, Op::Get { .. } | Op::Send { .. }) {
+            if n == 0 || matches!(op, Op::Get { .. } | Op::Send { .. } | Op::Kernel { .. }) {
                 continue;
             }
             let demand = demand(info.name);

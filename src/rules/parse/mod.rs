@@ -1,13 +1,15 @@
 //! From s-expressions to checked rules. Every defect of a file is reported, not only the first.
 
 mod expr;
+mod kernel;
 mod kinds;
 mod sides;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::flat::{self, Flat};
-use super::lang::{Guard, GuardKind, OpClass, Phase, Purpose, Rule, VarId};
+use super::lang::{Guard, GuardKind, Kernel, OpClass, Phase, Purpose, Rule, VarId};
 use super::sexpr::{self, Datum, Kind, Span};
 use super::signature::ValueSort;
 use super::subsume;
@@ -16,12 +18,12 @@ use crate::ir::AttrKind;
 
 /// Reads the rules of one file. `phase` in a rule may be left out after a `(phase NAME)` form.
 pub fn parse_file(file: &str, text: &str) -> Result<Vec<Rule>, Vec<Diagnostic>> {
-    let (rules, errors) = read_file(file, text);
+    let (rules, _, errors) = read_file(file, text);
     if errors.is_empty() { Ok(rules) } else { Err(errors) }
 }
 
-/// The rules of one file that are free of mistakes, and the mistakes.
-pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Diagnostic>) {
+/// The rules and kernels of one file that are free of mistakes, and the mistakes.
+pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Arc<Kernel>>, Vec<Diagnostic>) {
     let data = match sexpr::parse(text) {
         Ok(data) => data,
         Err(e) => {
@@ -29,12 +31,26 @@ pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Diagnostic>) 
             if let Some((label, span)) = e.note {
                 d = d.at(span, label);
             }
-            return (vec![], vec![d]);
+            return (vec![], vec![], vec![d]);
         }
     };
     let mut errors = vec![];
     let mut rules = vec![];
     let mut phase = None;
+    // Kernels first: a rule may use one that is declared below it.
+    let mut kernels: Vec<Arc<Kernel>> = vec![];
+    for d in &data {
+        if let Some([head, rest @ ..]) = d.list()
+            && head.sym() == Some("kernel")
+        {
+            let mut p = RuleParser::new(file, text, &[]);
+            let kernel = p.kernel(d, rest);
+            if p.errors.is_empty() {
+                kernels.extend(kernel.map(Arc::new));
+            }
+            errors.append(&mut p.errors);
+        }
+    }
     for d in &data {
         let Some([head, rest @ ..]) = d.list() else {
             errors.push(Diagnostic::new(file, "expected `(rule ...)`", d.span.clone(), "this is no rule"));
@@ -45,32 +61,30 @@ pub(super) fn read_file(file: &str, text: &str) -> (Vec<Rule>, Vec<Diagnostic>) 
                 phase = name.sym().and_then(Phase::parse);
             }
             (Some("rule"), _) => {
-                let mut p = RuleParser {
-                    file,
-                    text,
-                    errors: vec![],
-                    vars: vec![],
-                    mentioned: BTreeSet::new(),
-                    used: BTreeSet::new(),
-                    doubtful: BTreeSet::new(),
-                };
+                let mut p = RuleParser::new(file, text, &kernels);
                 let rule = p.rule(d, rest, phase);
                 if p.errors.is_empty() {
                     rules.extend(rule);
                 }
                 errors.append(&mut p.errors);
             }
+            (Some("kernel"), _) => {}
             (Some("phase"), [name]) => errors.push(
                 Diagnostic::new(file, "unknown phase", name.span.clone(), "not a phase")
                     .help("phases are raise, shard and fuse"),
             ),
             _ => errors.push(
-                Diagnostic::new(file, "expected `(rule ...)` or `(phase NAME)`", head.span.clone(), "not understood")
-                    .help("phases are raise, shard and fuse"),
+                Diagnostic::new(
+                    file,
+                    "expected `(rule ...)`, `(kernel ...)` or `(phase NAME)`",
+                    head.span.clone(),
+                    "not understood",
+                )
+                .help("phases are raise, shard and fuse"),
             ),
         }
     }
-    (rules, errors)
+    (rules, kernels, errors)
 }
 
 /// What a variable stands for.
@@ -114,6 +128,8 @@ struct RuleParser<'a> {
     used: BTreeSet<VarId>,
     /// Names that stand for two things, which was reported.
     doubtful: BTreeSet<String>,
+    /// The kernels that the file declares.
+    kernels: &'a [Arc<Kernel>],
 }
 
 /// The nearest name, for a hint.
@@ -141,6 +157,21 @@ pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> O
 /// A number of things.
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+impl<'a> RuleParser<'a> {
+    fn new(file: &'a str, text: &'a str, kernels: &'a [Arc<Kernel>]) -> RuleParser<'a> {
+        RuleParser {
+            file,
+            text,
+            errors: vec![],
+            vars: vec![],
+            mentioned: BTreeSet::new(),
+            used: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            kernels,
+        }
+    }
 }
 
 impl RuleParser<'_> {

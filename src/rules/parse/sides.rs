@@ -174,7 +174,8 @@ impl RuleParser<'_> {
         };
         let info = op::info(name);
         if info.is_none() {
-            let help = nearest(name, op::table().iter().map(|o| o.name));
+            let kernels = self.kernels.iter().map(|k| k.name.as_str());
+            let help = nearest(name, op::table().iter().map(|o| o.name).chain(kernels));
             self.error(format!("unknown operator `{name}`"), &head.span, "no operator has this name", help);
         }
         info
@@ -334,7 +335,7 @@ impl RuleParser<'_> {
         }
     }
 
-    fn template(&mut self, d: &Datum) -> Option<Template> {
+    pub(super) fn template(&mut self, d: &Datum) -> Option<Template> {
         match &d.kind {
             Kind::Var(v) => {
                 let id = self.bound(v, &d.span)?;
@@ -368,6 +369,9 @@ impl RuleParser<'_> {
                 }
                 if head.sym() == Some("const") {
                     return self.constant(d, rest);
+                }
+                if let Some(k) = self.kernels.iter().find(|k| head.sym() == Some(k.name.as_str())).cloned() {
+                    return self.kernel_term(&k, d, rest);
                 }
                 let info = self.operator(head)?;
                 let (args, attrs) = self.split_args(info, rest, &d.span)?;
@@ -457,6 +461,7 @@ fn kind_name(kind: AttrKind) -> &'static str {
         AttrKind::Axis => "a mesh axis",
         AttrKind::Str => "a name",
         AttrKind::Lit => "a constant",
+        AttrKind::Body => "the body of a kernel",
     }
 }
 
