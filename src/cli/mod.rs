@@ -42,7 +42,7 @@ enum Command {
     Diff(diff::Options),
     /// Compare what a model compiles to with a file under review.
     Snapshot(snapshot::Options),
-    /// List the rules.
+    /// Work with rules: list, verify, test, count, start new ones.
     Rules(rules::Options),
 }
 

@@ -35,12 +35,16 @@ mod rule_docs;
 mod rule_errors;
 /// Folders of rule files with a manifest.
 mod rule_packs;
+/// What rules do on a model, counted.
+mod rule_stats;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.
 mod saturate;
 /// The text form of graphs.
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.
 mod tidy;
+/// The tutorial is executed.
+mod tutorial;
 /// Rules are judged by evaluating both sides.
 mod verify;
 /// Any programs of the e-graphs, and the dearest ones, compute what the cheapest computes.

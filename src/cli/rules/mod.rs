@@ -1,6 +1,7 @@
-//! `sinter rules`: list and verify the rules, run their cases, start new ones.
+//! `sinter rules`: list, count and verify the rules, run their cases, start new ones, print the reference.
 
 mod new;
+mod stats;
 mod test;
 mod verify;
 
@@ -10,6 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::options::RuleOptions;
 use super::{Failure, Outcome, print};
+use crate::rules::reference;
 
 /// Options of `sinter rules`.
 #[derive(Debug, Args)]
@@ -31,6 +33,10 @@ enum Command {
     Test(test::Options),
     /// Write a first rule with its cases, as a starting point.
     New(new::Options),
+    /// Count what each rule does on a model, and how long it takes.
+    Stats(stats::Options),
+    /// Print the reference of the rule language: phases, operators, guards and functions.
+    Reference,
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
@@ -39,6 +45,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         Command::Verify(o) => verify::run(o),
         Command::Test(o) => test::run(o),
         Command::New(o) => new::run(o),
+        Command::Stats(o) => stats::run(o),
+        Command::Reference => print(&reference()).map(|()| Outcome::Done),
     }
 }
 
