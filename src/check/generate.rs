@@ -286,7 +286,7 @@ impl Builder<'_> {
         }
         if h.constant && self.random.chance(95) {
             let x = h.value.filter(|_| self.random.chance(90));
-            let x = x.unwrap_or_else(|| *self.random.pick(&[0.5, 2.0, -1.5, 0.125, 3.0, 1.0]));
+            let x = x.unwrap_or_else(|| *self.random.pick(&[0.5, 2.0, -1.5, 0.125, 3.0, 1.0, 0.5, 2.0, 0.0, 100.0]));
             return match (h.single, h.scalar) {
                 (true, _) => {
                     let rank = self.random.below(3);
