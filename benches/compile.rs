@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use prost::Message as _;
+use sinter::explain;
 use sinter::import::{self, proto::ModelProto};
 use sinter::ir::Mapping;
 use sinter::lower::weight_entries;
@@ -73,6 +74,10 @@ fn report(path: &Path, name: &str, layers: usize, mapping: Mapping, dir: &Path) 
     );
     let stages: Vec<String> = c.timings.entries().iter().map(|(n, ms)| format!("{n} {ms:.1}")).collect();
     println!("{:28} last run: {}", "", stages.join(", "));
+    let start = Instant::now();
+    let bytes = serde_json::to_string(&c.record)?.len();
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    println!("{:28} record: {} entries, {} KiB, {ms:.1} ms to put in text", "", c.record.entries.len(), bytes / 1024);
     Ok(best)
 }
 
@@ -84,6 +89,7 @@ fn optimize(path: &Path, mapping: Mapping, out: &Path) -> Result<(usize, Compile
     for rank in 0..mapping.world() {
         w.weights(rank, &weight_entries(&c.plan, rank, &model.weights)?)?;
     }
+    w.text(explain::FILE, &serde_json::to_string(&c.record)?)?;
     w.finish(c.plan.clone())?;
     Ok((model.n_nodes, c))
 }

@@ -3,7 +3,7 @@
 //! Straight-line code; the verifier runs between any two stages.
 
 use crate::cost::{CostModel, DEFAULT, Device, DeviceError, Objective};
-use crate::explain::{self, Record};
+use crate::explain::{Record, Recorder};
 use crate::extract::{self, ExtractError, ExtractStats, Extracted};
 use crate::import::Imported;
 use crate::ir::{Graph, Mapping, Op, VerifyError, verify};
@@ -117,8 +117,7 @@ pub fn compile_with(
     let imported = checked("import", model.graph.clone())?;
     let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
 
-    let mut log = Log::default();
-    log.record.version = explain::VERSION;
+    let mut log = Log { stats: vec![], recorder: Recorder::new() };
     let mut inner = Timings::default();
     let raised = rewrite(&imported, &[Phase::Raise], config, &cost, extractor, &mut log, &mut inner)?;
     for &(name, ms) in inner.entries() {
@@ -136,15 +135,15 @@ pub fn compile_with(
     let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
     let extract =
         ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };
-    let Log { stats: saturate, record } = log;
+    let Log { stats: saturate, recorder } = log;
+    let record = recorder.record;
     Ok(Compiled { plan, graph, raised, saturate, extract, record, timings: t, device: cost.describe() })
 }
 
 /// What is told of the way.
-#[derive(Default)]
 struct Log {
     stats: Vec<(Phase, SaturateStats)>,
-    record: Record,
+    recorder: Recorder,
 }
 
 /// Saturates a graph with the rules of some phases, one after the other, and extracts a program.
@@ -166,8 +165,9 @@ fn rewrite(
     }
     let mut found = t.time("extract", || extractor(phases, &program, graph, cost))?;
     t.time("explain", || {
-        let (after, terms) = (&mut found.graph, &found.terms);
-        saturate::explain(&program, graph, after, terms, &config.rules, &config.mapping, &mut log.record);
+        let graphs = (graph, &mut found.graph);
+        let to = (&config.mapping, phases);
+        saturate::explain(&program, graphs, &found.terms, &config.rules, to, &mut log.recorder);
     });
     Ok(found)
 }

@@ -65,17 +65,7 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
             let _ = writeln!(t, "  sends    {}: {}[{}] to stage {}", x.name, x.dtype, x.shape.join(", "), x.to);
         }
     }
-    if !r.unfused.is_empty() {
-        let _ = writeln!(t, "not fused");
-        let mut groups: BTreeMap<(usize, &str, &str), Vec<&WhyNot>> = BTreeMap::new();
-        for u in &r.unfused {
-            groups.entry((u.stage, &u.op, &u.reason)).or_default().push(u);
-        }
-        for ((stage, op, reason), us) in groups {
-            let names: Vec<String> = us.iter().map(|u| u.node.clone()).collect();
-            let _ = writeln!(t, "  stage {stage}: {op} {}: {reason}", list(&names));
-        }
-    }
+    unfused(&mut t, &r.unfused);
     let e = &r.extract;
     let _ = writeln!(
         t,
@@ -106,6 +96,37 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         let _ = writeln!(t, "plan written to {}", dir.display());
     }
     t
+}
+
+/// What stands apart, with the reasons. Sites that differ in names alone are told together.
+pub(super) fn unfused(t: &mut String, sites: &[WhyNot]) {
+    if sites.is_empty() {
+        return;
+    }
+    let _ = writeln!(t, "not fused");
+    let mut groups: Vec<Vec<&WhyNot>> = vec![];
+    let mut at: BTreeMap<String, usize> = BTreeMap::new();
+    for u in sites {
+        let key = format!("{} {} {}", u.stage, u.op, without_names(&u.reason));
+        let i = *at.entry(key).or_insert(groups.len());
+        match groups.get_mut(i) {
+            Some(g) => g.push(u),
+            None => groups.push(vec![u]),
+        }
+    }
+    for us in groups {
+        let names: Vec<String> = us.iter().map(|u| u.node.clone()).collect();
+        let first = us[0];
+        let likewise = if us.iter().all(|u| u.reason == first.reason) { "" } else { "; the others likewise" };
+        let _ = writeln!(t, "  stage {}: {} {}: {}{likewise}", first.stage, first.op, list(&names), first.reason);
+    }
+}
+
+/// A reason without the names of values.
+fn without_names(reason: &str) -> String {
+    let mut parts = reason.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, p| text + "%" + p.find([' ', ',', ')', ';', ':']).map_or("", |end| &p[end..]))
 }
 
 /// Operators that a fusion could have taken.

@@ -187,7 +187,8 @@ impl Matcher<'_> {
     }
 }
 
-fn head_matches(p: &OpPattern, node: &ENode) -> bool {
+/// Whether a term has the operator of a pattern, and as many operands.
+pub(super) fn head_matches(p: &OpPattern, node: &ENode) -> bool {
     let head = match &p.head {
         Head::Op(kind) => std::ptr::eq(node.op.row(), kind.0),
         Head::Class(_, class) => class.contains_class(node.op.row().class),
@@ -197,7 +198,7 @@ fn head_matches(p: &OpPattern, node: &ENode) -> bool {
 }
 
 /// Whether a constant is a number of a rule, up to the rounding of its type.
-fn is_close(value: f64, want: f64, dtype: DType) -> bool {
+pub(super) fn is_close(value: f64, want: f64, dtype: DType) -> bool {
     let relative = match dtype {
         DType::F64 => 1e-9,
         DType::F32 => 1e-6,

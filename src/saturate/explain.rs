@@ -1,31 +1,53 @@
 //! What the record of a compilation says about an extracted program.
 
+use egg::Id;
+
 use super::derive::derive;
 use super::from_ir::Program;
 use super::language::ENode;
 use super::names::Names;
 use super::why_not::{Context, why_not};
-use crate::explain::Record;
+use crate::explain::{Recorder, WhyNot};
 use crate::ir::{Graph, Mapping, NodeId};
-use crate::rules::RuleSet;
+use crate::rules::{Phase, RuleSet};
+
+/// The class of each node of an extracted program.
+fn classes(program: &Program, terms: &[(NodeId, ENode)]) -> Vec<(NodeId, Id)> {
+    let eg = &program.eg;
+    terms.iter().filter_map(|(id, term)| Some((*id, eg.find(eg.lookup(term.clone())?)))).collect()
+}
 
 /// Adds the derivations of an extracted program to a record, and to its nodes the entries that made
 /// them. `before` is the graph that the e-graph was made from, `terms` the e-nodes that were extracted.
+/// After the last phase also why operators are not fused.
 pub fn explain(
     program: &Program,
-    before: &Graph,
-    after: &mut Graph,
+    (before, after): (&Graph, &mut Graph),
     terms: &[(NodeId, ENode)],
     rules: &RuleSet,
-    mapping: &Mapping,
-    record: &mut Record,
+    (mapping, phases): (&Mapping, &[Phase]),
+    recorder: &mut Recorder,
 ) {
-    let names = Names::new(program, before, after, terms);
-    let why = derive(program, before, &names, rules, terms, record);
-    let class = |n: &ENode| Some((program.eg.find(program.eg.lookup(n.clone())?), n.op.name()));
-    let chosen = terms.iter().filter_map(|(_, n)| class(n)).collect();
-    record.unfused = why_not(&Context { program, names: &names, rules, mapping, chosen }, after, terms);
+    let classes = classes(program, terms);
+    let names = Names::new(program, before, after, &classes);
+    let why = derive(program, before, &names, rules, terms, recorder);
+    if phases.contains(&Phase::Fuse) {
+        recorder.record.unfused = why_not(&Context::new(&names, rules, mapping, after, &classes), &classes);
+    }
     for ((id, _), w) in terms.iter().zip(why) {
         after.node_mut(*id).why = w;
     }
+}
+
+/// Why the all-reduces, residual sums and norms of an extracted program are not part of fused operators.
+pub fn unfused(
+    program: &Program,
+    (before, after): (&Graph, &Graph),
+    terms: &[(NodeId, ENode)],
+    rules: &RuleSet,
+    mapping: &Mapping,
+) -> Vec<WhyNot> {
+    let classes = classes(program, terms);
+    let names = Names::new(program, before, after, &classes);
+    why_not(&Context::new(&names, rules, mapping, after, &classes), &classes)
 }

@@ -10,6 +10,6 @@ mod names;
 mod run;
 mod why_not;
 
-pub use self::explain::explain;
+pub use self::explain::{explain, unfused};
 pub use self::from_ir::{Program, load};
 pub use self::run::{Known, Provenance, RuleConflict, RuleStats, SaturateConfig, SaturateStats, StopReason, saturate};

@@ -1,40 +1,39 @@
 //! Names for e-classes: those of the program's values, or else a term.
 
-use std::collections::HashMap;
-
 use egg::{Id, Language as _};
 
+use super::derive::bits;
 use super::from_ir::Program;
 use super::language::ENode;
 use super::run::Known;
-use crate::ir::{Graph, NodeId};
+use crate::explain::described;
+use crate::ir::{Attr, Graph, NodeId, Real, value_name};
 
 /// Depth of terms that have no name of their own.
 const DEPTH: usize = 2;
 
 pub(super) struct Names<'p> {
     program: &'p Program,
-    names: HashMap<Id, String>,
+    /// By class.
+    names: Vec<Option<&'p str>>,
 }
 
 impl<'p> Names<'p> {
     /// Names from the graph that went into the e-graph, then from that which came out.
-    pub(super) fn new(program: &'p Program, before: &Graph, after: &Graph, terms: &[(NodeId, ENode)]) -> Self {
+    pub(super) fn new(program: &'p Program, before: &'p Graph, after: &'p Graph, classes: &[(NodeId, Id)]) -> Self {
         let eg = &program.eg;
-        let mut names = HashMap::new();
+        let mut names: Vec<Option<&str>> = vec![None; eg.nodes().len()];
         for ((_, n), id) in before.nodes().zip(&program.classes) {
-            names.entry(eg.find(*id)).or_insert_with(|| n.name.clone());
+            names[usize::from(eg.find(*id))].get_or_insert(&n.name);
         }
-        for (id, node) in terms {
-            if let Some(class) = eg.lookup(node.clone()) {
-                names.entry(eg.find(class)).or_insert_with(|| after.node(*id).name.clone());
-            }
+        for (id, class) in classes {
+            names[usize::from(*class)].get_or_insert(&after.node(*id).name);
         }
         Names { program, names }
     }
 
-    pub(super) fn has(&self, class: Id) -> bool {
-        self.names.contains_key(&self.program.eg.find(class))
+    pub(super) fn program(&self) -> &'p Program {
+        self.program
     }
 
     /// `%name`, or the term where there is no name.
@@ -44,41 +43,40 @@ impl<'p> Names<'p> {
 
     fn at_depth(&self, class: Id, depth: usize) -> String {
         let class = self.program.eg.find(class);
-        match (self.names.get(&class), self.program.eg[class].nodes.first()) {
-            (Some(n), _) => format!("%{n}"),
-            (None, Some(n)) if depth < DEPTH => self.nested(n, depth),
-            (None, Some(n)) => format!("{}(..)", n.op.name()),
+        match (self.names[usize::from(class)], self.program.eg[class].nodes.first()) {
+            (Some(n), _) => value_name(n),
+            (None, Some(n)) if depth < DEPTH => self.term(n, depth),
+            (None, Some(n)) => format!("{}(..)", n.op.title()),
             (None, None) => "?".to_owned(),
         }
     }
 
     /// A term with the names of its operands.
-    pub(super) fn term(&self, node: &ENode) -> String {
-        self.nested(node, 0)
-    }
-
-    fn nested(&self, node: &ENode, depth: usize) -> String {
-        let operands: Vec<String> = node.children().iter().map(|&c| self.at_depth(c, depth + 1)).collect();
-        if node.children().is_empty() {
-            return node.op.to_string();
-        }
+    fn term(&self, node: &ENode, depth: usize) -> String {
         let text = node.op.to_string();
+        if node.children().is_empty() {
+            return text;
+        }
+        let operands: Vec<String> = node.children().iter().map(|&c| self.at_depth(c, depth + 1)).collect();
         let (head, attrs) = text.split_once(' ').unwrap_or((&text, ""));
         let space = if attrs.is_empty() { "" } else { " " };
         format!("{head}({}){space}{attrs}", operands.join(", "))
     }
 
-    /// A tensor with its type and, where they are given, its facts.
-    pub(super) fn tensor(&self, class: Id, known: Option<Known>) -> String {
-        let class = self.program.eg.find(class);
-        let types: Vec<String> = self.program.eg[class].data.types.iter().map(ToString::to_string).collect();
-        let mut text = format!("{}: {}", self.class(class), types.join(", "));
-        if let Some(k) = known {
-            text += if k.replicated { ", replicated" } else { ", varying" };
-            for (holds, word) in [(k.weight, ", weight"), (k.leaf, ", leaf"), (k.free, ", free")] {
-                text += if holds { word } else { "" };
-            }
+    /// The type of a class, and the value of a constant whose elements are equal.
+    pub(super) fn ty(&self, class: Id) -> String {
+        let facts = &self.program.eg[self.program.eg.find(class)].data;
+        let types: Vec<String> = facts.types.iter().map(ToString::to_string).collect();
+        match facts.constant.as_ref().and_then(crate::ir::Literal::splat) {
+            Some(x) => format!("{} of {}", types.join(", "), Attr::Real(Real(x))),
+            None => types.join(", "),
         }
-        text
+    }
+
+    /// A tensor with its type, and with the facts that some functions of guards read.
+    pub(super) fn tensor(&self, class: Id, functions: &[&str]) -> String {
+        let class = self.program.eg.find(class);
+        let known = bits(Known::of(&self.program.eg[class].data));
+        described(&self.class(class), &self.ty(class), known, functions)
     }
 }
