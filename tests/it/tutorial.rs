@@ -136,7 +136,7 @@ fn execute(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A path of a document, which stays inside of the folder.
-fn inside<'p>(path: &'p str) -> &'p Path {
+fn inside(path: &str) -> &Path {
     let p = Path::new(path);
     assert!(p.components().all(|c| matches!(c, Component::Normal(_))), "{path} leaves the folder");
     p
