@@ -361,21 +361,48 @@ impl<'a> Evaluator<'a> {
             Op::ArResidualRmsNorm { axis, eps } => {
                 equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                let mut reduced = vec![Operand { by_rank: &sum, dtype: x[0].dtype }];
-                reduced.extend(x.into_iter().skip(1));
-                self.by_rank(&Op::AddRmsNorm { eps: *eps }, &reduced, &dtypes, node, declared)
+                let reduced = Operand { by_rank: &sum, dtype: x[0].dtype };
+                self.add_norm(Op::RmsNorm { eps: *eps }, reduced, &x[1..], node, declared)
             }
             Op::ArResidualLayerNorm { axis, eps } => {
                 equal_on_ranks(&x[1..])?;
                 let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                let mut reduced = vec![Operand { by_rank: &sum, dtype: x[0].dtype }];
-                reduced.extend(x.into_iter().skip(1));
-                self.by_rank(&Op::AddLayerNorm { eps: *eps }, &reduced, &dtypes, node, declared)
+                let reduced = Operand { by_rank: &sum, dtype: x[0].dtype };
+                self.add_norm(Op::LayerNorm { eps: *eps }, reduced, &x[1..], node, declared)
+            }
+            Op::AddRmsNorm { eps } => {
+                let first = Operand { by_rank: x[0].by_rank, dtype: x[0].dtype };
+                self.add_norm(Op::RmsNorm { eps: *eps }, first, &x[1..], node, declared)
+            }
+            Op::AddLayerNorm { eps } => {
+                let first = Operand { by_rank: x[0].by_rank, dtype: x[0].dtype };
+                self.add_norm(Op::LayerNorm { eps: *eps }, first, &x[1..], node, declared)
             }
             Op::Kernel { body } => self.body(body, &x),
             Op::Send { .. } | Op::Recv { .. } => Err(Reason::Unsupported("a transfer between stages".to_owned())),
             op => self.by_rank(op, &x, &dtypes, node, declared),
         }
+    }
+
+    /// Norm and sum of a fused norm. The sum is rounded as it is stored, and the norm is that of the rounded sum.
+    fn add_norm(
+        &self,
+        norm: Op,
+        x: Operand<'_>,
+        others: &[Operand<'_>],
+        node: &Node,
+        declared: &[Vec<usize>],
+    ) -> Result<Vec<PerRank>> {
+        let [r, parameters @ ..] = others else { return misfit("no residual") };
+        let (shape, dtype) = (declared.get(..1).unwrap_or_default(), x.dtype);
+        let both = [x, Operand { by_rank: r.by_rank, dtype: r.dtype }];
+        let sum = self.by_rank(&Op::Add {}, &both, &[dtype, r.dtype], node, shape)?;
+        let mut read = vec![Operand { by_rank: &sum[0], dtype }];
+        read.extend(parameters.iter().map(|p| Operand { by_rank: p.by_rank, dtype: p.dtype }));
+        let dtypes: Vec<DType> = read.iter().map(|o| o.dtype).collect();
+        let mut results = self.by_rank(&norm, &read, &dtypes, node, shape)?;
+        results.extend(sum);
+        Ok(results)
     }
 
     /// The results of a declared kernel: its steps, one after the other.

@@ -215,6 +215,8 @@ impl Builder<'_> {
                     Ok(n)
                 }
             },
+            // No other type holds it, so that no constant of one matches.
+            Pattern::Number(x) if !want.dtype.is_float() && x.fract() != 0.0 => Err(Miss::Untyped),
             Pattern::Number(x) => {
                 let n = self.constant(*x, want.dtype, &want.shape)?;
                 self.exact.push((n, *x));

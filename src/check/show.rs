@@ -128,7 +128,7 @@ fn tensor(c: &CounterExample, n: crate::ir::NodeId) -> String {
         return format!("constant {types}: {}", literal(value));
     }
     let layout = match (facts.weight, facts.varies_over_tp) {
-        (_, true) => "different on the ranks",
+        (_, true) if c.instance.mapping.tp > 1 => "different on the ranks",
         (true, false) => "weight",
         (false, false) if c.instance.mapping.tp > 1 => "equal on the ranks",
         _ => "any tensor",

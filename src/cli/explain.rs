@@ -10,7 +10,7 @@ use sinter_runtime::plan::{self, Plan, Source, Stage, Step};
 
 use super::{Failure, Outcome, print, summary};
 use crate::explain::{self, Bound, FILE, Made, Record, VERSION};
-use crate::ir::value_name;
+use crate::ir::{Op, value_name};
 
 /// Options of `sinter explain`.
 #[derive(Debug, Args)]
@@ -207,9 +207,14 @@ fn several(record: &Record, found: &[&Site<'_>]) -> String {
 fn title(s: &Site<'_>) -> String {
     let names: Vec<String> = s.values.iter().map(|v| value_name(v)).collect();
     let names = names.join(", ");
+    // A declared kernel by its name; its body is in the program's text.
+    let op = match &s.step.op {
+        Op::Kernel { body } => body.name.clone(),
+        op => op.to_string(),
+    };
     match s.step.outputs.is_empty() {
-        true => format!("stage {} step {}: {} of {names}", s.stage, s.index, s.step.op),
-        false => format!("stage {} step {}: {names} = {}", s.stage, s.index, s.step.op),
+        true => format!("stage {} step {}: {op} of {names}", s.stage, s.index),
+        false => format!("stage {} step {}: {names} = {op}", s.stage, s.index),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sinter_runtime::plan::PlanWriter;
 
-use super::options::CompileOptions;
+use super::options::{CompileOptions, own_rules};
 use super::{Failure, OutFile, Outcome, report, say, summary};
 use crate::explain;
 use crate::import::{self, Imported};
@@ -43,7 +43,11 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     if let Some(dir) = &o.output {
         timings.time("write", || write(dir, &model, &compiled))?;
     }
-    let r = report::Report::new(&o.model, &model, &compiled, &timings);
+    let own = report::OwnRules {
+        names: own_rules(&config.rules).map(|r| r.name.clone()).collect(),
+        verified: !o.compile.trusts_rules(),
+    };
+    let r = report::Report::new(&o.model, &model, &compiled, own, &timings);
     let text = summary::text(&r, &compiled, o.output.as_deref());
     if let Some(file) = report_file {
         file.write(&(serde_json::to_string_pretty(&r)? + "\n"))?;

@@ -9,7 +9,7 @@ use crate::check::{self, VerifyConfig};
 use crate::cost::{DEFAULT, Device, Objective};
 use crate::ir::Mapping;
 use crate::pipeline::CompileConfig;
-use crate::rules::{BUNDLED, MANIFEST, Pack, RuleSet};
+use crate::rules::{BUNDLED, MANIFEST, Pack, Rule, RuleSet};
 use crate::saturate::SaturateConfig;
 
 /// The sizes of the mesh.
@@ -54,6 +54,11 @@ enum ObjectiveName {
 }
 
 impl CompileOptions {
+    /// Whether rules of the caller are used unverified.
+    pub(super) fn trusts_rules(&self) -> bool {
+        self.rules.trusts()
+    }
+
     pub(super) fn config(&self) -> Result<CompileConfig, Failure> {
         let rules = self.rules.load()?;
         let device = match &self.device {
@@ -126,6 +131,11 @@ pub(super) struct CheckedRules {
 }
 
 impl CheckedRules {
+    /// Whether rules of the caller are used unverified.
+    pub(super) fn trusts(&self) -> bool {
+        self.trust_rules
+    }
+
     /// Reads the rules, and verifies those that are not part of the program. A rule that does not hold is
     /// refused with a counter-example, which is exit code 1.
     pub(super) fn load(&self) -> Result<RuleSet, Failure> {
@@ -133,11 +143,16 @@ impl CheckedRules {
         if self.trust_rules {
             return Ok(rules);
         }
-        let own = rules.rules().iter().filter(|r| !BUNDLED.iter().any(|(file, _)| *file == r.file));
-        let refused: Vec<String> =
-            own.filter_map(|r| check::refusal(&rules, r, &check::verify(r, None, VerifyConfig::standard()))).collect();
+        let refused: Vec<String> = own_rules(&rules)
+            .filter_map(|r| check::refusal(&rules, r, &check::verify(r, None, VerifyConfig::standard())))
+            .collect();
         if refused.is_empty() { Ok(rules) } else { Err(Box::new(Refused(refused))) }
     }
+}
+
+/// The rules that are not part of the program.
+pub(super) fn own_rules(rules: &RuleSet) -> impl Iterator<Item = &Rule> {
+    rules.rules().iter().filter(|r| !BUNDLED.iter().any(|(file, _)| *file == r.file))
 }
 
 /// Rules of the caller that do not hold, rendered.

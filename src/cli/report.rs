@@ -18,6 +18,7 @@ pub(super) struct Report {
     pub(super) schema: u32,
     pub(super) model: Model,
     pub(super) mapping: MappingReport,
+    pub(super) own_rules: OwnRules,
     pub(super) saturate: Saturate,
     pub(super) extract: Extract,
     pub(super) ops: BTreeMap<String, usize>,
@@ -38,6 +39,14 @@ pub(super) struct Model {
     pub(super) weights: usize,
     pub(super) weight_bytes: u64,
     pub(super) opset: i64,
+}
+
+/// Rules of `--rules` folders.
+#[derive(Debug, Serialize)]
+pub(super) struct OwnRules {
+    pub(super) names: Vec<String>,
+    /// False with `--trust-rules`.
+    pub(super) verified: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,7 +112,7 @@ fn const_bytes(t: &TensorType) -> u64 {
 }
 
 impl Report {
-    pub(super) fn new(path: &Path, model: &Imported, c: &Compiled, outer: &Timings) -> Report {
+    pub(super) fn new(path: &Path, model: &Imported, c: &Compiled, own_rules: OwnRules, outer: &Timings) -> Report {
         let m = c.plan.mapping;
         let (ops, fused) = step_counts(&c.plan.stages);
         let e = &c.extract;
@@ -141,6 +150,7 @@ impl Report {
                 moe_ep: 1,
                 world: m.world(),
             },
+            own_rules,
             saturate: Saturate {
                 stop: c.stop(),
                 iterations: c.saturate.iter().map(|(_, s)| s.iterations).sum(),

@@ -50,6 +50,11 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         "e-graph: {} after {} rounds, {} e-nodes in {} e-classes",
         r.saturate.stop, r.saturate.iterations, r.saturate.e_nodes, r.saturate.e_classes
     );
+    let own = r.own_rules.names.len();
+    if own > 0 {
+        let how = if r.own_rules.verified { "verified" } else { "trusted without verification" };
+        let _ = writeln!(t, "your rules: {own}, {how}");
+    }
     let _ = writeln!(t, "fused: {}", counts(&r.fused));
     for s in &r.stages {
         let _ = writeln!(t, "stage {}", s.index);

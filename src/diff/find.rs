@@ -251,7 +251,7 @@ impl<'a> Finder<'a> {
         };
         let all = || before.iter().chain(&after);
         let stage = all().find_map(|n| n.stage);
-        let ops = |list: &[&Node]| list.iter().map(|n| n.op.name().to_owned()).collect();
+        let ops = |list: &[&Node]| list.iter().map(|n| n.op.title().to_owned()).collect();
         let names = |list: &[&Node]| list.iter().map(|n| label(n)).collect();
         let site = Site {
             name: all().find(|n| is_fused(n)).or(all().next()).map(|n| label(n)).unwrap_or_default(),
@@ -274,7 +274,7 @@ impl<'a> Finder<'a> {
                 weights += usize::from(matches!(m.op, Op::Weight { .. }));
             }
             let site = || Site { name: label(m), lines: self.lines([x], [y]), ..Site::default() };
-            let name = m.op.name();
+            let name = m.op.title();
             let (before, after) = changed_attributes(&m.op, &n.op);
             let same_attributes = before.is_empty();
             let slots = self.al.slots(m, n);

@@ -62,8 +62,6 @@ impl Local<'_> {
             Op::Matmul { trans_b } => self.matmul(trans_b),
             Op::RmsNorm { eps } => self.norm(self.x[0], self.x[1], None, eps).map(|n| vec![n]),
             Op::LayerNorm { eps } => self.norm(self.x[0], self.x[1], Some(self.x[2]), eps).map(|n| vec![n]),
-            Op::AddRmsNorm { eps } => self.add_norm(None, eps),
-            Op::AddLayerNorm { eps } => self.add_norm(Some(self.x[3]), eps),
             Op::Rotary { interleaved } => self.rotary(interleaved),
             Op::Attention { scale, causal, softcap, safe } => self.attention(scale.0, causal, softcap.0, safe),
             ref op => Err(Reason::Unsupported(format!("the operator `{}`", op.name()))),
@@ -193,15 +191,6 @@ impl Local<'_> {
             }
         }
         Ok(Array::new(&x.shape, data))
-    }
-
-    /// The norm of a sum, and the sum.
-    fn add_norm(&self, bias: Option<&Array>, eps: Real) -> Result<Vec<Array>> {
-        self.floats(2)?;
-        let (x, r) = (self.x[0], self.x[1]);
-        fits(&x.shape, &r.shape)?;
-        let sum = Array::new(&x.shape, x.data.iter().zip(&r.data).map(|(a, b)| a + b).collect());
-        Ok(vec![self.norm(&sum, self.x[2], bias, eps)?, sum])
     }
 
     fn rotary(&self, interleaved: bool) -> Result<Vec<Array>> {
