@@ -9,7 +9,7 @@ use sinter_runtime::plan::{self, Plan};
 
 use super::graphs::{self, StageName};
 use super::options::{CheckedRules, MeshOptions};
-use super::{Failure, OutFile, Outcome, print, say};
+use super::{Failure, OutFile, Outcome, deliver};
 use crate::diff::{Diff, Kind, diff, fused};
 use crate::import;
 use crate::ir::{Graph, Node, NodeId, Output};
@@ -85,14 +85,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         (false, true) => format!("no difference\n{}", d.text(o.full)),
         (false, false) => d.text(o.full),
     };
-    if let Some(file) = report_file {
-        file.write(&(serde_json::to_string_pretty(&report(&d))? + "\n"))?;
-    }
-    if o.report.as_deref() == Some("-") {
-        say(text.trim_end());
-    } else {
-        print(&text)?;
-    }
+    deliver(report_file, &report(&d), &text)?;
     Ok(if d.is_equal() { Outcome::Done } else { Outcome::CheckFailed })
 }
 

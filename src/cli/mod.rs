@@ -128,6 +128,20 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Writes a report, if one is wanted, and the text for people: to standard output, or, where the report
+/// is there, to standard error.
+fn deliver(file: Option<OutFile>, report: &impl serde::Serialize, text: &str) -> Result<(), Failure> {
+    let taken = matches!(&file, Some(OutFile { place: Place::Stdout, .. }));
+    if let Some(file) = file {
+        file.write(&(serde_json::to_string_pretty(report)? + "\n"))?;
+    }
+    if taken {
+        say(text.trim_end());
+        return Ok(());
+    }
+    print(text)
+}
+
 /// Where a text goes. It is opened before any work is done, so that a bad place costs nothing.
 struct OutFile {
     /// What the text is.

@@ -6,7 +6,7 @@ use clap::Args;
 use sinter_runtime::plan::PlanWriter;
 
 use super::options::{CompileOptions, own_rules};
-use super::{Failure, OutFile, Outcome, report, say, summary};
+use super::{Failure, OutFile, Outcome, deliver, report, say, summary};
 use crate::explain;
 use crate::import::{self, Imported};
 use crate::ir::{self, print};
@@ -49,14 +49,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     };
     let r = report::Report::new(&o.model, &model, &compiled, own, &timings);
     let text = summary::text(&r, &compiled, o.output.as_deref());
-    if let Some(file) = report_file {
-        file.write(&(serde_json::to_string_pretty(&r)? + "\n"))?;
-    }
-    if o.report.as_deref() == Some("-") {
-        say(text.trim_end());
-    } else {
-        super::print(&text)?;
-    }
+    deliver(report_file, &r, &text)?;
     let mut outcome = Outcome::Done;
     for d in &demands {
         if let Some(why) = d.unmet(&r) {

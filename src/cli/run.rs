@@ -14,7 +14,7 @@ use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
 use super::options::CheckedRules;
-use super::{Failure, OutFile, Outcome, data, print, say};
+use super::{Failure, OutFile, Outcome, data, deliver};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
 use crate::pipeline::{CompileConfig, compile};
@@ -176,14 +176,7 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
         time_ms,
     };
     let text = summary(&report);
-    if let Some(file) = report_file {
-        file.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
-    if o.report.as_deref() == Some("-") {
-        say(text.trim_end());
-    } else {
-        print(&text)?;
-    }
+    deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
     let failed = checks.into_iter().flatten().any(|c| !c.pass);
     Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })

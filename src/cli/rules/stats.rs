@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::options::{CheckedRules, MeshOptions};
-use super::super::{Failure, OutFile, Outcome, print, say};
+use super::super::{Failure, OutFile, Outcome, deliver};
 use crate::import;
 use crate::pipeline::{CompileConfig, Compiled, compile};
 use crate::rules::RuleSet;
@@ -61,14 +61,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let compiled = compile(&model, &config)?;
     let report = Report::new(o, &config.rules, &compiled);
     let text = text(&report);
-    if let Some(file) = report_file {
-        file.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
-    if o.report.as_deref() == Some("-") {
-        say(text.trim_end());
-    } else {
-        print(&text)?;
-    }
+    deliver(report_file, &report, &text)?;
     Ok(Outcome::Done)
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::options::RuleOptions;
-use super::super::{Failure, OutFile, Outcome, print, say};
+use super::super::{Failure, OutFile, Outcome, deliver, say};
 use crate::check::{self, Verdict, VerifyConfig, refusal};
 use crate::rules::{Rule, RuleSet};
 
@@ -75,14 +75,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         report.rules.push(entry);
     }
     let text = summary(&report, start.elapsed());
-    if let Some(file) = report_file {
-        file.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
-    if o.report.as_deref() == Some("-") {
-        say(text.trim_end());
-    } else {
-        print(&text)?;
-    }
+    deliver(report_file, &report, &text)?;
     Ok(if report.refused == 0 { Outcome::Done } else { Outcome::CheckFailed })
 }
 
