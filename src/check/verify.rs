@@ -5,6 +5,7 @@
 //! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64, and
 //! with each result rounded to its element type wherever the left side is accurate there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::random::Random;
 use super::shapes::LEVELS;
 use crate::ir::{DType, NodeId, Op, TensorType};
 use crate::rules::Rule;
+use crate::rules::eval::Bind;
 use crate::rules::lang::{Guard, GuardKind, Head, Pattern, Purpose};
 use sinter_runtime::compare::Tolerance;
 
@@ -140,7 +142,7 @@ pub fn verify(rule: &Rule, without: Option<usize>, config: VerifyConfig) -> Verd
     let turns = if has_class(&rule.pattern) { TURNS } else { 1 };
     let wanted = config.instances * turns.min(4);
     let (mut instances, mut by_mesh) = (0, [0usize; 5]);
-    let mut misses = std::collections::BTreeMap::new();
+    let mut misses = BTreeMap::new();
     let mut worst: Option<(usize, CounterExample)> = None;
     let mut left = config.attempts.max(ATTEMPTS * config.instances);
     let mut tried = 0;
@@ -437,7 +439,11 @@ fn size(c: &CounterExample) -> usize {
     let symbols = if i.bindings.is_empty() { 0 } else { 8 };
     let digits =
         c.values.iter().flatten().flatten().flat_map(|a| &a.data).filter(|x| (**x * 4.0).fract() != 0.0).count();
-    usize::try_from(elements).unwrap_or(usize::MAX / 2) + 4 * i.graph.len() + 4 * i.mapping.tp + symbols + digits
+    // The same tensor for two variables hides which of them matters.
+    let tensors = || i.binds.iter().filter_map(|b| if let Some(Bind::Class(n)) = b { Some(*n) } else { None });
+    let twins = tensors().count() - tensors().collect::<BTreeSet<_>>().len();
+    let elements = usize::try_from(elements).unwrap_or(usize::MAX / 8);
+    4 * elements + 4 * i.graph.len() + 4 * i.mapping.tp + symbols + digits + 16 * twins
 }
 
 /// The guards of `:if` with what verification finds when each of them is left out: a counter-example, where

@@ -120,16 +120,7 @@ fn kernel_op(kernel: &Kernel, attrs: &[Attr], operands: &[&Facts], mapping: &Map
 
 /// What is known of a tensor inside of a kernel: its type, and its value where it is a constant.
 fn plain(ty: TensorType, constant: Option<Literal>) -> Facts {
-    Facts {
-        types: [ty].into(),
-        constant,
-        weight: false,
-        free: false,
-        leaf: false,
-        range_of_weight: false,
-        varies_over_tp: true,
-        stage: None,
-    }
+    Facts { constant, ..Facts::of_types([ty].into()) }
 }
 
 /// Writes the body of a kernel. Tensors are numbers: first the operands, then the steps.

@@ -26,6 +26,20 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Only the types are known: the value may be anything, and differ between the ranks.
+    pub fn of_types(types: Arc<[TensorType]>) -> Facts {
+        Facts {
+            types,
+            constant: None,
+            weight: false,
+            free: false,
+            leaf: false,
+            range_of_weight: false,
+            varies_over_tp: true,
+            stage: None,
+        }
+    }
+
     /// The type of a value with one result.
     pub fn ty(&self) -> &TensorType {
         &self.types[0]

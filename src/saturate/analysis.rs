@@ -92,16 +92,7 @@ impl Analysis<ENode> for Knowledge {
         let children: Vec<&Facts> = enode.children.iter().map(|&c| &egraph[c].data).collect();
         // Terms are checked before they are added, so that this cannot fail; were it to, the empty type
         // would make every later use of the class fail its own check.
-        facts_of(&enode.op, &children).unwrap_or_else(|_| Facts {
-            types: Arc::from([]),
-            constant: None,
-            weight: false,
-            free: false,
-            leaf: false,
-            range_of_weight: false,
-            varies_over_tp: true,
-            stage: None,
-        })
+        facts_of(&enode.op, &children).unwrap_or_else(|_| Facts::of_types(Arc::from([])))
     }
 
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
