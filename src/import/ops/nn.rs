@@ -130,6 +130,14 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
             *t = cx.transpose(split, vec![0, 2, 1, 3])?;
         }
     }
+    let causal = attrs::flag(n, "is_causal", false);
+    let tokens = |shape: &[Dim]| shape.get(2).cloned();
+    if causal && tokens(&cx.shape(q)) != tokens(&cx.shape(k)) {
+        // ONNX lets query i see the keys up to i there; the last query of `attention` sees all keys.
+        return Err(OpError::from(
+            "causal attention over another number of new keys than of queries is not supported; export it with a mask",
+        ));
+    }
     if let (Some(past_k), Some(past_v)) = (cx.optional(n, 4)?, cx.optional(n, 5)?) {
         k = cx.add(Op::Concat { axis: 2 }, &[past_k, k])?;
         v = cx.add(Op::Concat { axis: 2 }, &[past_v, v])?;
@@ -143,7 +151,6 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
             _ => return Err(OpError::from("the head width is not constant, and no scale is given")),
         },
     };
-    let causal = attrs::flag(n, "is_causal", false);
     let softcap = f64::from(attrs::float(n, "softcap").unwrap_or(0.0));
     let op = Op::Attention { scale: Real(scale), causal, softcap: Real(softcap), safe: false };
     let y = match cx.optional(n, 3)? {
