@@ -236,7 +236,35 @@ fn rules_are_listed_and_can_be_left_out_or_added() {
     let text = ";; twice negated\n(rule negated-twice :phase raise (neg (neg ?x)) => ?x)\n";
     std::fs::write(dir.join("more/own.rules"), text).unwrap();
     assert!(check(dir, 0, &["rules", "list", "--rules", "more"]).stdout.contains("negated-twice"));
+    // Packs and kernels are listed by name.
+    std::fs::create_dir(dir.join("pack")).unwrap();
+    std::fs::write(dir.join("pack/pack.json"), r#"{"name": "norms", "version": "1.2.0", "description": "x"}"#).unwrap();
+    let kernel = "; not a comment of the kernel\n\n;; relu of a norm\n\
+                  (kernel norm_relu (?x ?w) :attrs (?eps) :yield ((relu (rms_norm ?x ?w :eps ?eps))))\n\
+                  (rule norm-relu :phase fuse (relu (rms_norm ?x ?w :eps ?e)) => (norm_relu ?x ?w :eps ?e))\n";
+    std::fs::write(dir.join("pack/norms.rules"), kernel).unwrap();
+    let listed = check(dir, 0, &["rules", "list", "--rules", "pack"]).stdout;
+    assert!(listed.contains("pack norms 1.2.0 (pack)\nfuse   norm-relu"), "{listed}");
+    assert!(listed.contains("kernel norm_relu  relu of a norm  (pack/norms.rules:4)"), "{listed}");
     check(dir, 0, &["optimize", "model/model.onnx", "--rules", "more"]);
+}
+
+#[test]
+fn rules_of_the_caller_are_verified_before_they_are_used() {
+    let temp = workplace();
+    let dir = temp.path();
+    std::fs::create_dir(dir.join("more")).unwrap();
+    let text = "(rule inside :phase fuse (add (all_reduce ?x ?a) ?r) => (all_reduce (add ?x ?r) ?a))\n";
+    std::fs::write(dir.join("more/own.rules"), text).unwrap();
+    let args = ["optimize", "model/model.onnx", "--tp", "2", "--rules", "more", "-o", "plan"];
+    let ended = check(dir, 1, &args);
+    assert!(ended.stderr.contains("the two sides of rule `inside` differ"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("counter-example with tp 2"), "{}", ended.stderr);
+    assert!(!dir.join("plan").exists());
+    check(dir, 1, &["run", "model/model.onnx", "--inputs", "model", "--rules", "more"]);
+    check(dir, 1, &["rules", "verify", "--rules", "more", "--rule", "inside"]);
+    let ended = check(dir, 0, &[&args[..], &["--trust-rules"]].concat());
+    assert!(ended.stdout.contains("your rules: 1, trusted without verification"), "{}", ended.stdout);
 }
 
 #[test]

@@ -54,8 +54,20 @@ fn list(rules: &RuleOptions) -> Result<Outcome, Failure> {
     let rules = rules.load()?;
     let width = rules.rules().iter().map(|r| r.name.len()).max().unwrap_or(0);
     let mut out = String::new();
+    let mut folder = "";
     for r in rules.rules() {
+        // The rules of a pack follow its name.
+        if let Some(p) = rules.pack_of(r).filter(|p| p.folder != folder) {
+            folder = &p.folder;
+            if let Some(name) = &p.name {
+                let version = p.version.as_deref().unwrap_or("");
+                let _ = writeln!(out, "pack {name} {version} ({folder})");
+            }
+        }
         let _ = writeln!(out, "{:5}  {:width$}  {}  ({}:{})", r.phase.name(), r.name, r.doc, r.file, r.line);
+    }
+    for k in rules.kernels() {
+        let _ = writeln!(out, "kernel {}  {}  ({}:{})", k.name, k.doc, k.file, k.line);
     }
     print(&out)?;
     Ok(Outcome::Done)
