@@ -38,6 +38,8 @@ pub struct Array {
 pub enum Rounding {
     /// Floating-point results stay exact (f64): two sides of an equation differ only by f64 rounding.
     Exact,
+    /// As `Exact`, but a cast rounds to its type: what a program loses by its own words.
+    Casts,
     /// Every result is rounded to its element type, as storage does; fused and norm operators round once, at
     /// the end.
     Storage,
@@ -139,7 +141,7 @@ impl Rounding {
     fn store(self, dtype: DType, data: &mut [f64]) -> Result<()> {
         match (dtype, self) {
             (DType::F64, _) => {}
-            (d, Rounding::Exact) if d.is_float() => {}
+            (d, Rounding::Exact | Rounding::Casts) if d.is_float() => {}
             (DType::F32, _) => data.iter_mut().for_each(|v| *v = f64::from(*v as f32)),
             (DType::F16, _) => data.iter_mut().for_each(|v| *v = f16::from_f64(*v).to_f64()),
             (DType::BF16, _) => data.iter_mut().for_each(|v| *v = bf16::from_f64(*v).to_f64()),
@@ -520,7 +522,11 @@ impl<'a> Evaluator<'a> {
             }
             for ((r, mut array), t) in results.iter_mut().zip(made).zip(&node.types) {
                 if !(moves(op) || matches!(op, Op::Cast { to } if dtypes[0] == *to)) {
-                    self.rounding.store(t.dtype, &mut array.data)?;
+                    let by = match (op, self.rounding) {
+                        (Op::Cast { .. }, Rounding::Casts) => Rounding::Storage,
+                        (_, by) => by,
+                    };
+                    by.store(t.dtype, &mut array.data)?;
                 }
                 r.push(Arc::new(array));
             }

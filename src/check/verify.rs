@@ -2,8 +2,9 @@
 //!
 //! An instance takes every variable of the rule as a random tensor: equal on all ranks or different,
 //! of any element type, with odd, prime and divisible extents. Both sides must have equal types and
-//! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64, and
-//! with each result rounded to its element type wherever the left side is accurate there.
+//! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64; with
+//! casts that round, where the right side may lose no more than the left; and with each result rounded to
+//! its element type wherever the left side is accurate there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -127,6 +128,8 @@ const SHRINK: usize = 1500;
 const MUTATION_SEEDS: u64 = 12;
 /// How far below the largest number the left side stays where an overflow of the right side counts.
 const HEADROOM: f64 = 64.0;
+/// How much more casts of the right side may lose than those of the left: their order may differ.
+const CASTS: f64 = 4.0;
 /// Attempts for each instance that is wanted, at least.
 const ATTEMPTS: usize = 300;
 /// Relative to the largest result, where the right side overflows: far beyond any rounding.
@@ -241,7 +244,7 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
     let run = |rounding| {
         let mut e = Evaluator::new(&instance.graph, instance.mapping.tp, &instance.bindings, rounding);
         leaves.iter().for_each(|(n, a)| e.set(*n, a.clone()));
-        if rounding == Rounding::Exact {
+        if rounding != Rounding::Storage {
             let floats = instance.exact.iter().filter(|(n, _)| instance.graph.node(*n).ty().dtype.is_float());
             floats.for_each(|(n, x)| {
                 let shape: Vec<usize> =
@@ -289,12 +292,47 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
     if !finite && !instance.pairs.is_empty() {
         return Judgement::Useless;
     }
+    if let Ok(cast) = run(Rounding::Casts)
+        && let Some(found) = casts_lose(&instance, &exact, &cast, scale)
+    {
+        return finding(instance, cast, found);
+    }
     if let Ok(rounded) = run(Rounding::Storage)
         && let Some(found) = less_accurate(&instance, &exact, &rounded)
     {
         return finding(instance, rounded, found);
     }
     Judgement::Agrees
+}
+
+/// An element that casts of the right side lose, beyond what casts of the left side lose.
+fn casts_lose(
+    instance: &Instance,
+    exact: &[Vec<Vec<Arc<Array>>>],
+    cast: &[Vec<Vec<Arc<Array>>>],
+    scale: f64,
+) -> Option<Finding> {
+    let arrays = |v: &[Vec<Vec<Arc<Array>>>], n: NodeId| v[n.index()].iter().flatten().cloned().collect::<Vec<_>>();
+    for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
+        if !instance.graph.node(l).types.first().is_some_and(|t| t.dtype.is_float()) {
+            continue;
+        }
+        let (want, left, right) = (arrays(exact, l), arrays(cast, l), arrays(cast, r));
+        let lost = |a: &Array, b: &Array| {
+            let pairs = a.data.iter().zip(&b.data).map(|(x, y)| (x - y).abs());
+            pairs.filter(|d| !d.is_nan()).fold(0.0, f64::max)
+        };
+        let own = want.iter().zip(&left).map(|(w, a)| lost(w, a)).fold(0.0, f64::max);
+        let allowed = CASTS * own + EXACT * scale;
+        for (rank, (w, b)) in want.iter().zip(&right).enumerate() {
+            if let Some(i) = differs(&w.data, &b.data, allowed) {
+                let rank = rank % instance.mapping.tp;
+                let (left, right) = (left[rank].data[i], b.data[i]);
+                return Some(Finding::Values { pair, rank, index: unravel(i, &w.shape), left, right, rounded: true });
+            }
+        }
+    }
+    None
 }
 
 /// An element that the right side gets wrong when results are rounded, and the left side does not.
