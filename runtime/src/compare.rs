@@ -95,11 +95,12 @@ pub fn compare(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Comp
     c
 }
 
-fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
+/// The index of element `i` in row-major order.
+pub fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
     let mut index = vec![0; shape.len()];
     for (x, &d) in index.iter_mut().zip(shape).rev() {
-        *x = i % d;
-        i /= d;
+        *x = i.checked_rem(d).unwrap_or(0);
+        i = i.checked_div(d).unwrap_or(0);
     }
     index
 }

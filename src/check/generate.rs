@@ -240,10 +240,7 @@ impl Builder<'_> {
     fn constant(&mut self, x: f64, dtype: DType, shape: &[Dim]) -> Attempt<NodeId> {
         let shape: Vec<usize> = match self.random.below(10) {
             0 => vec![1; 1 + self.random.below(2)],
-            1 => {
-                let to = shapes::broadcasts_to(self.random, shape);
-                to.iter().map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)).collect()
-            }
+            1 => shapes::extents(&shapes::broadcasts_to(self.random, shape)),
             _ => vec![],
         };
         self.constant_of(x, dtype, &shape)
@@ -299,8 +296,7 @@ impl Builder<'_> {
                     let shape: Vec<usize> = if self.random.chance(60) {
                         vec![1; 1 + self.random.below(5)]
                     } else {
-                        let wide = shapes::partner(self.random, &self.pool, &t.shape);
-                        wide.iter().map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)).collect()
+                        shapes::extents(&shapes::partner(self.random, &self.pool, &t.shape))
                     };
                     self.constant_of(x, t.dtype, &shape)
                 }
@@ -541,11 +537,7 @@ impl Builder<'_> {
                 let like = self.bound(*like).ok_or_else(none)?;
                 let dtype = self.ty(like).dtype;
                 // The value of a constant that stands for a number is that number.
-                let x = match eval::eval(self, value, &self.binds, &self.mapping).ok_or_else(none)? {
-                    Attr::Real(r) => r.0,
-                    Attr::Int(n) => n as f64,
-                    _ => return Err(none()),
-                };
+                let x = eval::number(self, value, &self.binds, &self.mapping).ok_or_else(none)?;
                 let n = self.add(Op::Const { value: Literal::scalar(dtype, x) }, &[])?;
                 self.exact.push((n, x));
                 Ok(n)

@@ -56,6 +56,11 @@ fn one() -> Dim {
     Dim::from(1)
 }
 
+/// Extents of a constant, with 1 for symbols.
+pub(super) fn extents(shape: &[Dim]) -> Vec<usize> {
+    shape.iter().map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)).collect()
+}
+
 /// A shape that broadcasts to another, most often the same.
 pub(super) fn broadcasts_to(r: &mut Random, shape: &[Dim]) -> Shape {
     let mut s = shape.to_vec();
@@ -135,11 +140,7 @@ pub(super) fn permutation(r: &mut Random, rank: usize) -> Vec<i64> {
     match r.below(4) {
         0 if rank >= 2 => p.swap(rank - 1, rank - 2),
         1 if rank == 4 => p.swap(1, 2),
-        _ => {
-            for i in (1..rank).rev() {
-                p.swap(i, r.below(i + 1));
-            }
-        }
+        _ => r.shuffle(&mut p),
     }
     p
 }

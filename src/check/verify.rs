@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
 
-use super::eval::{Array, Evaluator, Reason, Rounding};
+use super::eval::{Array, Evaluator, PerRank, Reason, Rounding};
 use super::generate::{Instance, Miss, Trial, attempt};
 use super::hints::hints;
 use super::random::Random;
@@ -19,7 +18,7 @@ use crate::ir::{DType, NodeId, Op, TensorType};
 use crate::rules::Rule;
 use crate::rules::eval::Bind;
 use crate::rules::lang::{Guard, GuardKind, Head, Pattern, Purpose};
-use sinter_runtime::compare::Tolerance;
+use sinter_runtime::compare::{Tolerance, unravel};
 
 /// How thoroughly to verify.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +78,7 @@ pub struct CounterExample {
     /// The program.
     pub instance: Instance,
     /// By node, by result, by rank, where it could be evaluated.
-    pub values: Vec<Vec<Vec<Arc<Array>>>>,
+    pub values: Vec<Vec<PerRank>>,
     /// What is wrong.
     pub finding: Finding,
 }
@@ -174,7 +173,7 @@ pub fn verify(rule: &Rule, without: Option<usize>, config: VerifyConfig) -> Verd
                 instances += 1;
                 by_mesh[tp.min(4)] += 1;
             }
-            Judgement::Useless => *misses.entry(Miss::Untyped).or_insert(0) += 0,
+            Judgement::Useless => {}
             Judgement::Wrong(c) => {
                 let size = size(&c);
                 if worst.is_none() {
@@ -305,18 +304,20 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
     Judgement::Agrees
 }
 
+/// The equations between floating-point tensors, with their numbers.
+fn float_pairs(instance: &Instance) -> impl Iterator<Item = (usize, NodeId, NodeId)> {
+    let is_float = |n: NodeId| instance.graph.node(n).types.first().is_some_and(|t| t.dtype.is_float());
+    instance.pairs.iter().enumerate().filter(move |(_, (l, _))| is_float(*l)).map(|(i, (l, r))| (i, *l, *r))
+}
+
+/// The results of a node, each on all ranks.
+fn arrays(values: &[Vec<PerRank>], n: NodeId) -> Vec<&Array> {
+    values[n.index()].iter().flatten().map(|a| &**a).collect()
+}
+
 /// An element that casts of the right side lose, beyond what casts of the left side lose.
-fn casts_lose(
-    instance: &Instance,
-    exact: &[Vec<Vec<Arc<Array>>>],
-    cast: &[Vec<Vec<Arc<Array>>>],
-    scale: f64,
-) -> Option<Finding> {
-    let arrays = |v: &[Vec<Vec<Arc<Array>>>], n: NodeId| v[n.index()].iter().flatten().cloned().collect::<Vec<_>>();
-    for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
-        if !instance.graph.node(l).types.first().is_some_and(|t| t.dtype.is_float()) {
-            continue;
-        }
+fn casts_lose(instance: &Instance, exact: &[Vec<PerRank>], cast: &[Vec<PerRank>], scale: f64) -> Option<Finding> {
+    for (pair, l, r) in float_pairs(instance) {
         let (want, left, right) = (arrays(exact, l), arrays(cast, l), arrays(cast, r));
         let lost = |a: &Array, b: &Array| {
             let pairs = a.data.iter().zip(&b.data).map(|(x, y)| (x - y).abs());
@@ -326,8 +327,8 @@ fn casts_lose(
         let allowed = CASTS * own + EXACT * scale;
         for (rank, (w, b)) in want.iter().zip(&right).enumerate() {
             if let Some(i) = differs(&w.data, &b.data, allowed) {
-                let rank = rank % instance.mapping.tp;
                 let (left, right) = (left[rank].data[i], b.data[i]);
+                let rank = rank % instance.mapping.tp;
                 return Some(Finding::Values { pair, rank, index: unravel(i, &w.shape), left, right, rounded: true });
             }
         }
@@ -336,11 +337,7 @@ fn casts_lose(
 }
 
 /// An element that the right side gets wrong when results are rounded, and the left side does not.
-fn less_accurate(
-    instance: &Instance,
-    exact: &[Vec<Vec<Arc<Array>>>],
-    rounded: &[Vec<Vec<Arc<Array>>>],
-) -> Option<Finding> {
+fn less_accurate(instance: &Instance, exact: &[Vec<PerRank>], rounded: &[Vec<PerRank>]) -> Option<Finding> {
     let (left_nodes, right_nodes) = (0..instance.n_left, instance.n_left..exact.len());
     let numbers = |nodes: Range<usize>| exact[nodes].iter().flatten().flatten().flat_map(|a| a.data.iter().copied());
     let scale = numbers(left_nodes.clone()).map(f64::abs).filter(|x| x.is_finite()).fold(0.0, f64::max);
@@ -360,12 +357,8 @@ fn less_accurate(
     let dtypes = instance.graph.nodes().take(instance.n_left).flat_map(|(_, n)| n.types.iter().map(|t| t.dtype));
     let tolerances = dtypes.filter(|d| d.is_float()).map(Tolerance::of);
     let allowed = tolerances.map(|t| t.abs.max(t.rel)).fold(1e-6, f64::max) * scale;
-    for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
-        if !instance.graph.node(l).types.first().is_some_and(|t| t.dtype.is_float()) {
-            continue;
-        }
-        let ranks = |v: &[Vec<Vec<Arc<Array>>>], n: NodeId| v[n.index()].iter().flatten().cloned().collect::<Vec<_>>();
-        let (want, left, right) = (ranks(exact, l), ranks(rounded, l), ranks(rounded, r));
+    for (pair, l, r) in float_pairs(instance) {
+        let (want, left, right) = (arrays(exact, l), arrays(rounded, l), arrays(rounded, r));
         for (rank, ((want, left), right)) in want.iter().zip(&left).zip(&right).enumerate() {
             if differs(&want.data, &left.data, allowed / 4.0).is_some() {
                 continue;
@@ -412,15 +405,6 @@ fn differs(a: &[f64], b: &[f64], allowed: f64) -> Option<usize> {
             x == y || x.is_nan() && y.is_nan() || x.is_infinite() && y.is_infinite() || (x - y).abs() <= allowed;
         !equal
     })
-}
-
-fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
-    let mut index = vec![0; shape.len()];
-    for (x, &d) in index.iter_mut().zip(shape).rev() {
-        *x = i.checked_rem(d).unwrap_or(0);
-        i = i.checked_div(d).unwrap_or(0);
-    }
-    index
 }
 
 /// Numbers for the leaves that their element types hold exactly: quarters, which are easy to read, or as

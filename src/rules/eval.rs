@@ -55,6 +55,15 @@ pub fn eval<I: Copy>(known: &impl Known<I>, expr: &Expr, binds: &Binds<I>, mappi
     }
 }
 
+/// The value of an expression as a number, for a constant; `None` where it has none.
+pub fn number<I: Copy>(known: &impl Known<I>, expr: &Expr, binds: &Binds<I>, mapping: &Mapping) -> Option<f64> {
+    match eval(known, expr, binds, mapping)? {
+        Attr::Real(r) => Some(r.0),
+        Attr::Int(n) => Some(n as f64),
+        _ => None,
+    }
+}
+
 /// Checks one guard; a binding becomes part of the match.
 pub fn holds<I: Copy>(known: &impl Known<I>, guard: &Guard, binds: &mut Binds<I>, mapping: &Mapping) -> bool {
     match &guard.kind {
@@ -148,11 +157,7 @@ impl Writer<'_> {
             Template::Const { value, like } => {
                 let Some(Bind::Class(like)) = &self.binds[*like] else { return None };
                 let dtype = self.facts[*like].ty().dtype;
-                let value = match eval(&self.facts, value, &self.binds, self.mapping)? {
-                    Attr::Real(r) => r.0,
-                    Attr::Int(n) => n as f64,
-                    _ => return None,
-                };
+                let value = number(&self.facts, value, &self.binds, self.mapping)?;
                 self.step(Op::Const { value: Literal::scalar(dtype, value) }, vec![])
             }
             Template::Op { head, args, .. } => {

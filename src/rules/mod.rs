@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use self::flat::Flat;
 pub use self::lang::{Kernel, Phase, Purpose, Rule};
-pub use self::pack::{MANIFEST, Pack};
+pub use self::pack::{MANIFEST, Pack, is_kebab_case};
 pub use self::parse::parse_file;
 pub use self::reference::reference;
 use crate::diag::Diagnostic;

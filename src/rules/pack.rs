@@ -74,7 +74,8 @@ fn version(s: &str) -> Option<[u64; 3]> {
     parts.try_into().ok()
 }
 
-fn is_kebab(s: &str) -> bool {
+/// Whether a name is of lower-case words with `-` between them.
+pub fn is_kebab_case(s: &str) -> bool {
     s.starts_with(|c: char| c.is_ascii_lowercase())
         && s.split('-').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
 }
@@ -134,7 +135,7 @@ impl Reader<'_> {
             }
         }
         if let Some(m) = get("name") {
-            pack.name = self.string(m, "a name such as \"my-rules\"", |s| is_kebab(s).then(|| s.to_owned()));
+            pack.name = self.string(m, "a name such as \"my-rules\"", |s| is_kebab_case(s).then(|| s.to_owned()));
         }
         if let Some(m) = get("version") {
             pack.version =

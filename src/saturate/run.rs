@@ -16,7 +16,7 @@ use super::analysis::{Graph, facts_of};
 use super::ematch::{Match, depth, guards_hold, matches};
 use super::language::{ENode, OpRef};
 use crate::ir::{Literal, Mapping, Op};
-use crate::rules::eval::{Bind, eval, spliced, template_op};
+use crate::rules::eval::{Bind, number, spliced, template_op};
 use crate::rules::facts::Facts;
 use crate::rules::lang::{Head, Pattern, Rule, Target, Template};
 
@@ -360,11 +360,7 @@ fn instantiate(
         Template::Const { value, like } => {
             let Some(Bind::Class(like)) = &m.binds[*like] else { return None };
             let dtype = eg[*like].data.ty().dtype;
-            let value = match eval(eg, value, &m.binds, mapping)? {
-                crate::ir::Attr::Real(r) => r.0,
-                crate::ir::Attr::Int(n) => n as f64,
-                _ => return None,
-            };
+            let value = number(eg, value, &m.binds, mapping)?;
             (OpRef::new(Op::Const { value: Literal::scalar(dtype, value) }), SmallVec::new())
         }
         Template::Op { head, args, rest } => {

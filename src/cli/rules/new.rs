@@ -9,7 +9,7 @@ use super::super::options::RuleOptions;
 use super::super::{Failure, Outcome, print};
 use super::test::CASES;
 use crate::check::case::{Case, with_after};
-use crate::rules::{BUNDLED, Phase, RuleSet};
+use crate::rules::{Phase, RuleSet, is_kebab_case};
 
 /// Options of `sinter rules new`.
 #[derive(Debug, Args)]
@@ -209,12 +209,6 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn is_kebab_case(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.split('-').all(|word| !word.is_empty())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-}
-
 /// The bundled rules and those of a folder, which need not exist.
 fn existing(dir: &Path) -> Result<RuleSet, Failure> {
     let has_rules = match std::fs::read_dir(dir) {
@@ -225,7 +219,7 @@ fn existing(dir: &Path) -> Result<RuleSet, Failure> {
     if has_rules {
         return RuleOptions { dirs: vec![dir.to_owned()], banned: vec![] }.load();
     }
-    Ok(RuleSet::read(BUNDLED.iter().copied())?)
+    Ok(RuleSet::bundled()?)
 }
 
 /// Writes all files, or none.
