@@ -1,12 +1,14 @@
 //! Typed attribute values of operators, with one text form and one JSON form.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
+use crate::standard::Call;
 
 /// An `f64` that compares and hashes by its bits, so that operators can be e-graph keys.
 #[derive(Clone, Copy)]
@@ -94,6 +96,8 @@ pub enum AttrKind {
     Lit,
     /// What a declared kernel computes.
     Body,
+    /// A call of a standard operator.
+    Call,
 }
 
 /// An attribute value.
@@ -111,6 +115,7 @@ pub enum Attr {
     Str(String),
     Lit(Literal),
     Body(Body),
+    Call(Arc<Call>),
 }
 
 /// A Rust type that an operator's field may have.
@@ -156,6 +161,7 @@ attr_field! {
     MeshAxis => Axis, MeshAxis::Tp;
     String => Str, String::new();
     Literal => Lit, Literal::ints(DType::I64, vec![0], &[]);
+    Arc<Call> => Call, Arc::default();
     Body => Body, Body { name: String::new(), operands: 0, steps: vec![], results: vec![] };
 }
 
@@ -174,6 +180,7 @@ impl Attr {
             Attr::Str(_) => AttrKind::Str,
             Attr::Lit(_) => AttrKind::Lit,
             Attr::Body(_) => AttrKind::Body,
+            Attr::Call(_) => AttrKind::Call,
         }
     }
 
@@ -209,6 +216,7 @@ impl Attr {
             AttrKind::Str => Attr::Str(serde_json::from_str(text).ok()?),
             AttrKind::Lit => Attr::Lit(Literal::parse(text)?),
             AttrKind::Body => Attr::Body(Body::parse(&serde_json::from_str::<String>(text).ok()?)?),
+            AttrKind::Call => Attr::Call(Arc::new(Call::parse(&serde_json::from_str::<String>(text).ok()?)?)),
         })
     }
 
@@ -221,6 +229,7 @@ impl Attr {
             Attr::Real(r) if r.0.is_finite() => Value::from(r.0),
             Attr::Str(s) => Value::from(s.clone()),
             Attr::Body(b) => Value::from(b.to_string()),
+            Attr::Call(c) => serde_json::to_value(&**c).unwrap_or(Value::Null),
             Attr::Dims(v) => v.iter().map(|d| serde_json::to_value(d).unwrap_or(Value::Null)).collect(),
             other => Value::from(other.to_string()),
         }
@@ -236,6 +245,7 @@ impl Attr {
             (AttrKind::Str, v) => Attr::Str(v.as_str()?.to_owned()),
             (AttrKind::Dims, v) => Attr::Dims(serde_json::from_value(v.clone()).ok()?),
             (AttrKind::Body, Value::String(s)) => Attr::Body(Body::parse(s)?),
+            (AttrKind::Call, v @ Value::Object(_)) => Attr::Call(Arc::new(serde_json::from_value(v.clone()).ok()?)),
             (kind, Value::String(s)) => Attr::parse(kind, s)?,
             _ => return None,
         })
@@ -256,6 +266,7 @@ impl fmt::Display for Attr {
             Attr::Str(s) => write!(f, "{}", Value::from(s.as_str())),
             Attr::Lit(l) => write!(f, "{l}"),
             Attr::Body(b) => write!(f, "{}", Value::from(b.to_string())),
+            Attr::Call(c) => write!(f, "{}", Value::from(c.to_string())),
         }
     }
 }

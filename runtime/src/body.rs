@@ -74,7 +74,7 @@ pub fn may_be_part(op: &Op) -> bool {
     let info = op.info();
     let local = !matches!(info.class, op::Class::Collective | op::Class::Root | op::Class::Fused);
     let leaf = info.class == op::Class::Leaf && !matches!(op, Op::Const { .. });
-    local && !leaf && info.outputs == 1 && !matches!(op, Op::VocabGather { .. } | Op::Get { .. })
+    local && !leaf && info.outputs == 1 && !matches!(op, Op::VocabGather { .. } | Op::Get { .. } | Op::Standard { .. })
 }
 
 fn operator(name: &str, attrs: &str) -> Option<Op> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::attr::MeshAxis;
+use crate::dim::Bindings;
 use crate::tensor::{View, ViewMut};
 
 /// Why a rank could not communicate.
@@ -70,6 +71,8 @@ struct Round {
 struct Parcel {
     tag: i64,
     data: Arc<[u8]>,
+    /// Symbols that the sender has bound, so that the receiver knows the extents.
+    bindings: Arc<Bindings>,
 }
 
 #[derive(Default)]
@@ -187,9 +190,23 @@ impl Hub {
         )
     }
 
-    pub(crate) fn send(&self, from: usize, to: usize, tag: i64, data: Arc<[u8]>) {
-        self.lock().parcels.entry((from, to)).or_default().push_back(Parcel { tag, data });
+    pub(crate) fn send(&self, from: usize, to: usize, tag: i64, data: Arc<[u8]>, bindings: Arc<Bindings>) {
+        self.lock().parcels.entry((from, to)).or_default().push_back(Parcel { tag, data, bindings });
         self.wake.notify_all();
+    }
+
+    /// The symbols that come with the next parcel from a rank, which stays.
+    pub(crate) fn peek(
+        &self,
+        from: usize,
+        to: usize,
+        group: &str,
+        position: usize,
+    ) -> Result<Arc<Bindings>, CommError> {
+        self.wait(
+            |state| Some(state.parcels.get(&(from, to))?.front()?.bindings.clone()),
+            |_, waited| CommError::Timeout { group: group.to_owned(), position, missing: vec![from], waited },
+        )
     }
 
     /// The next parcel from a rank, with its tag.

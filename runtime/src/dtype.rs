@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Shape};
+use crate::minifloat;
 
 /// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,20 +30,81 @@ pub enum DType {
     U8,
     /// Boolean, one byte, 0 or 1.
     Bool,
+    /// 16-bit signed integer. This type and those that follow only pass through standard operators.
+    I16,
+    /// 16-bit unsigned integer.
+    U16,
+    /// 32-bit unsigned integer.
+    U32,
+    /// 64-bit unsigned integer.
+    U64,
+    /// 4-bit signed integer, one a byte.
+    I4,
+    /// 4-bit unsigned integer, one a byte.
+    U4,
+    /// 2-bit signed integer, one a byte.
+    I2,
+    /// 2-bit unsigned integer, one a byte.
+    U2,
+    /// 8-bit float: 4 exponent bits, 3 mantissa bits, no infinity.
+    F8E4M3FN,
+    /// As `F8E4M3FN` with exponent bias 8, and no negative zero.
+    F8E4M3FNUZ,
+    /// 8-bit float: 5 exponent bits, 2 mantissa bits.
+    F8E5M2,
+    /// As `F8E5M2` with exponent bias 16, no infinity, and no negative zero.
+    F8E5M2FNUZ,
+    /// A power of two: 8 exponent bits, no sign.
+    F8E8M0,
+    /// 4-bit float: 2 exponent bits, 1 mantissa bit; one a byte.
+    F4E2M1,
+    /// No tensor of numbers: strings, a sequence, an optional value. Only standard operators take it.
+    Opaque,
 }
 
 impl DType {
-    /// Every element type.
-    pub const ALL: [DType; 9] =
+    /// The element types that sinter's own operators compute with, and rules speak of.
+    pub const CORE: [DType; 9] =
         [DType::F64, DType::F32, DType::F16, DType::BF16, DType::I64, DType::I32, DType::I8, DType::U8, DType::Bool];
+
+    /// Every element type of a tensor.
+    pub const ALL: [DType; 23] = [
+        DType::F64,
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I64,
+        DType::I32,
+        DType::I8,
+        DType::U8,
+        DType::Bool,
+        DType::I16,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::I4,
+        DType::U4,
+        DType::I2,
+        DType::U2,
+        DType::F8E4M3FN,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2,
+        DType::F8E5M2FNUZ,
+        DType::F8E8M0,
+        DType::F4E2M1,
+    ];
+
+    /// The floating-point types of at most eight bits.
+    pub const MINIFLOATS: [DType; 6] =
+        [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F8E8M0, DType::F4E2M1];
 
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            DType::F64 | DType::I64 => 8,
-            DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 => 2,
-            DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::F64 | DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            _ => 1,
         }
     }
 
@@ -58,15 +120,40 @@ impl DType {
             DType::I8 => "i8",
             DType::U8 => "u8",
             DType::Bool => "bool",
+            DType::I16 => "i16",
+            DType::U16 => "u16",
+            DType::U32 => "u32",
+            DType::U64 => "u64",
+            DType::I4 => "i4",
+            DType::U4 => "u4",
+            DType::I2 => "i2",
+            DType::U2 => "u2",
+            DType::F8E4M3FN => "f8e4m3fn",
+            DType::F8E4M3FNUZ => "f8e4m3fnuz",
+            DType::F8E5M2 => "f8e5m2",
+            DType::F8E5M2FNUZ => "f8e5m2fnuz",
+            DType::F8E8M0 => "f8e8m0",
+            DType::F4E2M1 => "f4e2m1",
+            DType::Opaque => "opaque",
         }
     }
 
     /// The inverse of [`DType::name`].
     pub fn parse(name: &str) -> Option<DType> {
-        DType::ALL.into_iter().find(|d| d.name() == name)
+        DType::ALL.into_iter().chain([DType::Opaque]).find(|d| d.name() == name)
     }
 
-    /// Whether elements are floating-point numbers.
+    /// Whether sinter's own operators compute with it.
+    pub fn is_core(self) -> bool {
+        DType::CORE.contains(&self)
+    }
+
+    /// Whether it is a floating-point type of at most eight bits.
+    pub fn is_minifloat(self) -> bool {
+        DType::MINIFLOATS.contains(&self)
+    }
+
+    /// Whether elements are floating-point numbers of at least 16 bits.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
     }
@@ -171,7 +258,7 @@ impl Literal {
 
     /// The elements as integers; `None` for floating-point types.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
-        if self.dtype.is_float() {
+        if self.dtype.is_float() || self.dtype.is_minifloat() {
             return None;
         }
         Some(self.data.chunks_exact(self.dtype.size()).map(|b| element_i64(self.dtype, b)).collect())
@@ -212,7 +299,8 @@ impl Literal {
                     "false" => 0,
                     _ => return None,
                 }),
-                d if d.is_float() => push_element(d, item.parse().ok()?, 0, &mut data),
+                d if d.is_float() || d.is_minifloat() => push_element(d, item.parse().ok()?, 0, &mut data),
+                DType::U64 => data.extend(item.parse::<u64>().ok()?.to_le_bytes()),
                 d => push_element(d, 0.0, item.parse().ok()?, &mut data),
             }
         }
@@ -233,7 +321,8 @@ impl fmt::Display for Literal {
                 DType::Bool => write!(f, "{}", b[0] != 0)?,
                 // Shortest decimal that reads back to the same element.
                 DType::F32 => write!(f, "{}", f32::from_le_bytes([b[0], b[1], b[2], b[3]]))?,
-                d if d.is_float() => write!(f, "{}", element_f64(d, b))?,
+                d if d.is_float() || d.is_minifloat() => write!(f, "{}", element_f64(d, b))?,
+                DType::U64 => write!(f, "{}", element_i64(DType::U64, b) as u64)?,
                 d => write!(f, "{}", element_i64(d, b))?,
             }
         }
@@ -254,23 +343,31 @@ pub fn element_f64(dtype: DType, b: &[u8]) -> f64 {
         DType::F32 => f64::from(f32::from_le_bytes(array(b))),
         DType::F16 => f16::from_le_bytes(array(b)).to_f64(),
         DType::BF16 => bf16::from_le_bytes(array(b)).to_f64(),
+        DType::U64 => u64::from_le_bytes(array(b)) as f64,
+        d if d.is_minifloat() => minifloat::decode(d, b[0]),
         d => element_i64(d, b) as f64,
     }
 }
 
-/// One little-endian element of an integer or boolean type.
+/// One little-endian element of an integer or boolean type; `u64` beyond the range of `i64` wraps.
 pub fn element_i64(dtype: DType, b: &[u8]) -> i64 {
     match dtype {
         DType::I64 => i64::from_le_bytes(array(b)),
         DType::I32 => i64::from(i32::from_le_bytes(array(b))),
-        DType::I8 => i64::from(b[0] as i8),
-        DType::U8 => i64::from(b[0]),
+        DType::I8 | DType::I4 | DType::I2 => i64::from(b[0] as i8),
+        DType::U8 | DType::U4 | DType::U2 => i64::from(b[0]),
         DType::Bool => i64::from(b[0] != 0),
+        DType::I16 => i64::from(i16::from_le_bytes(array(b))),
+        DType::U16 => i64::from(u16::from_le_bytes(array(b))),
+        DType::U32 => i64::from(u32::from_le_bytes(array(b))),
+        DType::U64 => u64::from_le_bytes(array(b)) as i64,
+        DType::Opaque => 0,
         d => element_f64(d, b) as i64,
     }
 }
 
-fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
+/// Appends one element: `float` for floating-point types, rounded; `int` for the others, wrapped.
+pub(crate) fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
     match dtype {
         DType::F64 => out.extend(float.to_le_bytes()),
         DType::F32 => out.extend((float as f32).to_le_bytes()),
@@ -281,6 +378,15 @@ fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
         DType::I8 => out.extend((int as i8).to_le_bytes()),
         DType::U8 => out.push(int as u8),
         DType::Bool => out.push(u8::from(int != 0)),
+        DType::I16 | DType::U16 => out.extend((int as u16).to_le_bytes()),
+        DType::U32 => out.extend((int as u32).to_le_bytes()),
+        DType::U64 => out.extend((int as u64).to_le_bytes()),
+        DType::I4 => out.push((((int as i8) << 4) >> 4) as u8),
+        DType::U4 => out.push(int as u8 & 15),
+        DType::I2 => out.push((((int as i8) << 6) >> 6) as u8),
+        DType::U2 => out.push(int as u8 & 3),
+        DType::Opaque => {}
+        d => out.push(minifloat::encode(d, float, true)),
     }
 }
 

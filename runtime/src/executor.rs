@@ -9,12 +9,13 @@ mod rank;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::comm::{CommError, Hub};
 use crate::cpu::KernelError;
 use crate::dim::Bindings;
+use crate::dtype::TensorType;
 use crate::plan::{Certificate, InputDecl, Mapping, OutputDecl, Plan, Source, Stage, ValueId};
 use crate::tensor::{Tensor, byte_len, for_each_piece};
 
@@ -163,9 +164,9 @@ struct Program<'a> {
 /// A program with all extents known, and what the ranks share while they execute it.
 struct Job<'a> {
     program: &'a Program<'a>,
-    bindings: Bindings,
-    /// Per stage and value.
-    shapes: Vec<Vec<Vec<usize>>>,
+    bindings: Arc<Bindings>,
+    /// Per stage and value; `None` where a symbol gets its value only during execution.
+    shapes: Vec<Vec<Option<Vec<usize>>>>,
     /// Whole inputs in the plan's order.
     inputs: Vec<&'a Tensor>,
     weights: &'a dyn WeightSource,
@@ -238,7 +239,7 @@ fn execute(
     let job = Job {
         program,
         shapes: program.stages.iter().map(|s| shapes(s, &bindings)).collect::<Result<_, _>>()?,
-        bindings,
+        bindings: Arc::new(bindings),
         inputs: program.inputs.iter().filter_map(|d| inputs.get(&d.name)).collect(),
         weights,
         config,
@@ -279,28 +280,36 @@ fn execute(
     collect(&job, finished)
 }
 
-/// Extents of every value of a stage, checked to be usable.
-fn shapes(stage: &Stage, bindings: &Bindings) -> Result<Vec<Vec<usize>>, RunError> {
-    let shapes: Vec<Vec<usize>> = stage
+/// The extents of a type, checked to be usable; `None` where a symbol has no value yet.
+fn extents(ty: &TensorType, bindings: &Bindings) -> Result<Option<Vec<usize>>, String> {
+    let mut symbols = std::collections::BTreeSet::new();
+    ty.shape.iter().for_each(|d| d.collect_symbols(&mut symbols));
+    if symbols.iter().any(|s| !bindings.contains_key(s)) {
+        return Ok(None);
+    }
+    let extent = |d: &crate::dim::Dim| {
+        let n = d.eval(bindings)?;
+        usize::try_from(n).map_err(|_| format!("the extent {d} is {n}"))
+    };
+    let shape: Vec<usize> = ty.shape.iter().map(extent).collect::<Result<_, String>>()?;
+    byte_len(ty.dtype, &shape).ok_or_else(|| format!("{shape:?} is too large"))?;
+    Ok(Some(shape))
+}
+
+/// Extents of every value of a stage, as far as they are known.
+fn shapes(stage: &Stage, bindings: &Bindings) -> Result<Vec<Option<Vec<usize>>>, RunError> {
+    let shapes: Vec<Option<Vec<usize>>> = stage
         .values
         .iter()
-        .map(|v| {
-            let extent = |d: &crate::dim::Dim| {
-                let n = d.eval(bindings)?;
-                usize::try_from(n).map_err(|_| format!("the extent {d} is {n}"))
-            };
-            let shape: Vec<usize> = v.ty.shape.iter().map(extent).collect::<Result<_, String>>()?;
-            byte_len(v.ty.dtype, &shape).ok_or_else(|| format!("{shape:?} is too large"))?;
-            Ok(shape)
-        })
-        .zip(&stage.values)
-        .map(|(shape, v)| shape.map_err(|why: String| RunError::Plan(format!("value `{}`: {why}", v.name))))
+        .map(|v| extents(&v.ty, bindings).map_err(|why| RunError::Plan(format!("value `{}`: {why}", v.name))))
         .collect::<Result<_, _>>()?;
     for (i, v) in stage.values.iter().enumerate() {
         let of = stage.storage(ValueId(i));
         let count = |s: &[usize]| s.iter().product::<usize>();
-        if matches!(v.source, Source::Alias(_)) && count(&shapes[i]) != count(&shapes[of.0]) {
-            let (name, a, b) = (&stage.value(of).name, &shapes[i], &shapes[of.0]);
+        if let (Source::Alias(_), Some(a), Some(b)) = (&v.source, &shapes[i], &shapes[of.0])
+            && count(a) != count(b)
+        {
+            let name = &stage.value(of).name;
             return Err(RunError::Plan(format!("value `{}` of {a:?} is an alias of `{name}` of {b:?}", v.name)));
         }
     }
@@ -313,10 +322,20 @@ fn collect(job: &Job<'_>, finished: Vec<rank::Finished>) -> Result<RunResult, Ru
     let mut result = RunResult::default();
     for (i, o) in job.program.outputs.iter().enumerate() {
         let error = |why: String| RunError::Plan(format!("output `{}`: {why}", o.name));
-        let extent =
-            |d: &crate::dim::Dim| usize::try_from(d.eval(&job.bindings)?).map_err(|_| format!("negative extent {d}"));
-        let shape: Vec<usize> = o.ty.shape.iter().map(extent).collect::<Result<_, String>>().map_err(error)?;
         let parts = o.part.map_or(1, |p| p.parts);
+        let shape = match extents(&o.ty, &job.bindings).map_err(error)? {
+            Some(shape) => shape,
+            // Execution has shown the extents.
+            None => {
+                let rank = job.program.mapping.rank(o.stage, 0);
+                let part = finished[rank].outputs.get(&i).ok_or_else(|| error(format!("rank {rank} has none")))?;
+                let mut shape = part.shape.clone();
+                if let Some(p) = o.part {
+                    shape[p.dim] *= p.parts;
+                }
+                shape
+            }
+        };
         let mut whole = Tensor::zeros(o.ty.dtype, &shape).map_err(|e| error(e.to_string()))?;
         for index in 0..parts {
             let rank = job.program.mapping.rank(o.stage, index * tp / parts);

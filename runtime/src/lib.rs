@@ -14,6 +14,8 @@ pub mod dtype;
 pub mod executor;
 pub mod io;
 pub mod map;
+pub mod minifloat;
 pub mod op;
 pub mod plan;
+pub mod standard;
 pub mod tensor;

@@ -4,6 +4,7 @@
 //! enum, the signatures that rules are checked against, and the text and JSON forms.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::ser::SerializeMap as _;
@@ -14,6 +15,7 @@ use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real};
 use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
+use crate::standard::Call;
 
 /// What kind of computation an operator is; rules may quantify over `unary` and `binary`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +91,7 @@ impl Op {
     pub fn outputs(&self) -> usize {
         match self {
             Op::Kernel { body } => body.results.len(),
+            Op::Standard { call } => call.results.len(),
             op => op.info().outputs,
         }
     }
@@ -97,6 +100,7 @@ impl Op {
     pub fn title(&self) -> &str {
         match self {
             Op::Kernel { body } => &body.name,
+            Op::Standard { call } => &call.op,
             op => op.name(),
         }
     }
@@ -386,6 +390,8 @@ ops! {
     GeluMul = "gelu_mul", Fused, 2..=2, 1, { tanh: bool = false };
     /// A kernel that a rule file declares; its name, results and meaning are its body's.
     Kernel = "kernel", Fused, 1..=usize::MAX, 1, { body: Body };
+    /// A standard operator that none of the others expresses, computed as it is on every rank.
+    Standard = "standard", Compute, 0..=usize::MAX, 1, { call: Arc<Call> };
     /// One result of a tuple.
     Get = "get", Layout, 1..=1, 1, { index: i64 };
 

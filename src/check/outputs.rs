@@ -55,7 +55,7 @@ fn tensor(dtype: DType, a: &Array) -> Result<Tensor, String> {
             DType::I64 => bytes.extend((v as i64).to_le_bytes()),
             DType::I32 => bytes.extend((v as i32).to_le_bytes()),
             DType::I8 => bytes.extend((v as i8).to_le_bytes()),
-            DType::U8 | DType::Bool => bytes.push(v as u8),
+            _ => bytes.push(v as u8),
         }
     }
     Tensor::from_bytes(dtype, &a.shape, &bytes).map_err(|e| e.to_string())

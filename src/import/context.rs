@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::proto::{NodeProto, TensorProto};
 use super::weights::{Store, Weight, Weights};
-use super::{ImportError, ops};
+use super::{ImportError, ops, standard};
 use crate::ir::{Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
+use sinter_runtime::standard::Partial;
 
 /// Integer tensors up to this many elements are tracked symbolically: shapes, axes, slice bounds.
 const MAX_SYMBOLIC: usize = 256;
@@ -16,11 +17,13 @@ pub(super) struct OpError {
     pub(super) message: String,
     /// Two extents that would have to be equal.
     pub(super) conflict: Option<(Dim, Dim)>,
+    /// Whether the operands are right and only sinter's own operators cannot express the node.
+    pub(super) fallback: bool,
 }
 
 impl From<String> for OpError {
     fn from(message: String) -> Self {
-        OpError { message, conflict: None }
+        OpError { message, conflict: None, fallback: true }
     }
 }
 
@@ -32,7 +35,7 @@ impl From<&str> for OpError {
 
 impl From<InferError> for OpError {
     fn from(e: InferError) -> Self {
-        OpError { message: e.message, conflict: e.conflict }
+        OpError { message: e.message, conflict: e.conflict, fallback: false }
     }
 }
 
@@ -86,6 +89,12 @@ fn fold(op: &Op, x: &[&Literal]) -> Option<Literal> {
 pub(super) struct Context<'a> {
     pub(super) graph: Graph,
     pub(super) opset: i64,
+    /// Opsets of all domains.
+    opsets: HashMap<String, i64>,
+    /// Types that the model states for its values.
+    declared: HashMap<&'a str, Partial>,
+    /// Symbols made for extents that only execution shows.
+    late: std::collections::BTreeSet<String>,
     vals: HashMap<String, Val>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     store: Store,
@@ -97,10 +106,20 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(name: &str, opset: i64, initializers: HashMap<&'a str, &'a TensorProto>, store: Store) -> Self {
+    pub(super) fn new(
+        name: &str,
+        opset: i64,
+        initializers: HashMap<&'a str, &'a TensorProto>,
+        declared: HashMap<&'a str, Partial>,
+        opsets: HashMap<String, i64>,
+        store: Store,
+    ) -> Self {
         Context {
             graph: Graph::new(name),
             opset,
+            opsets,
+            declared,
+            late: std::collections::BTreeSet::new(),
             vals: HashMap::new(),
             initializers,
             store,
@@ -123,7 +142,23 @@ impl<'a> Context<'a> {
 
     pub(super) fn import_node(&mut self, node: &NodeProto) -> Result<()> {
         super::node_name(node).clone_into(&mut self.origin);
-        let results = ops::import(self, node)?;
+        let own = if self.is_foreign(node)? {
+            Err(OpError::from("it has operands of element types that sinter's own operators do not compute with"))
+        } else {
+            ops::import(self, node).and_then(|results| self.only_core(results))
+        };
+        let results = match own {
+            Ok(results) => results,
+            // Two extents that may turn out to be equal: the import starts over with that knowledge.
+            Err(e) if e.conflict.as_ref().is_some_and(|(a, b)| !self.is_late(a) && !self.is_late(b)) => return Err(e),
+            // What sinter's own operators do not express may be a call of the standard operator.
+            Err(e) if standard::supported(node) => {
+                let declared: Vec<Option<Partial>> =
+                    node.output.iter().map(|o| self.declared.get(o.as_str()).cloned()).collect();
+                standard::import(self, node, &declared).map_err(|f| if e.fallback { f } else { e })?
+            }
+            Err(e) => return Err(e),
+        };
         let used = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |i| i + 1);
         if used > results.len() {
             return Err(OpError::from(format!("output {} `{}` is not supported", used - 1, node.output[used - 1])));
@@ -134,6 +169,37 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    /// Whether an operand has an element type that only standard operators take.
+    fn is_foreign(&mut self, node: &NodeProto) -> Result<bool> {
+        for i in 0..node.input.len() {
+            let dtype = match self.input(node, i)? {
+                Some(Val::Node(id)) => self.graph.node(id).types.first().map(|t| t.dtype),
+                Some(Val::Sym(s)) => Some(s.dtype),
+                None => None,
+            };
+            let moves = ops::moves(node);
+            if dtype.is_some_and(|d| d == DType::Opaque || !d.is_core() && !moves) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses results that sinter's own operators cannot compute.
+    fn only_core(&self, results: Vec<Val>) -> Result<Vec<Val>> {
+        let computed = |id: NodeId| !matches!(self.graph.node(id).op.info().class, Class::Layout | Class::Leaf);
+        for v in &results {
+            if let Val::Node(id) = v
+                && let Some(t) = self.graph.node(*id).types.first()
+                && !t.dtype.is_core()
+                && computed(*id)
+            {
+                return Err(OpError::from(format!("sinter's own operators do not compute {}", t.dtype)));
+            }
+        }
+        Ok(results)
+    }
+
     /// The operand at a position; `None` where it is absent.
     pub(super) fn input(&mut self, node: &NodeProto, i: usize) -> Result<Option<Val>> {
         match node.input.get(i).map(String::as_str) {
@@ -142,7 +208,33 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn value(&mut self, name: &str) -> Result<Val> {
+    /// Whether an extent depends on data.
+    fn is_late(&self, d: &Dim) -> bool {
+        let mut symbols = std::collections::BTreeSet::new();
+        d.collect_symbols(&mut symbols);
+        symbols.iter().any(|s| self.late.contains(s))
+    }
+
+    /// A symbol for an extent that only execution shows.
+    pub(super) fn late_symbol(&mut self, base: &str, axis: usize) -> Dim {
+        let mut name = format!("{base}_dim{axis}");
+        while !self.late.insert(name.clone()) {
+            name.push('_');
+        }
+        Dim::sym(&name)
+    }
+
+    /// The version of a domain's operators that the model uses.
+    pub(super) fn opset_of(&self, domain: &str) -> i64 {
+        self.opsets.get(domain).copied().unwrap_or(1)
+    }
+
+    /// The data of a weight.
+    pub(super) fn weight(&self, name: &str) -> Option<&Weight> {
+        self.weights.0.get(name)
+    }
+
+    pub(super) fn value(&mut self, name: &str) -> Result<Val> {
         if let Some(v) = self.vals.get(name) {
             return Ok(v.clone());
         }
@@ -156,22 +248,31 @@ impl<'a> Context<'a> {
 
     /// A constant tensor: small integers symbolically, other scalars as literals, the rest as weights.
     pub(super) fn constant(&mut self, name: &str, t: &TensorProto) -> Result<Val> {
+        if t.data_type() == 8 {
+            let value = standard::tensor(t)?;
+            return standard::strings(self, name, value);
+        }
         let w = self.store.load(t).map_err(|e| OpError::from(e.to_string()))?;
+        Ok(self.constant_data(name, w))
+    }
+
+    /// A constant tensor with its data.
+    pub(super) fn constant_data(&mut self, name: &str, w: Weight) -> Val {
         let n: usize = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).product();
         let shape: Vec<usize> = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
         let literal = |w: &Weight| Literal { dtype: w.ty.dtype, shape: shape.clone(), data: w.bytes.to_vec() };
-        if !w.ty.dtype.is_float() && shape.len() <= 1 && n <= MAX_SYMBOLIC {
+        if !w.ty.dtype.is_float() && w.ty.dtype.is_core() && shape.len() <= 1 && n <= MAX_SYMBOLIC {
             let values = literal(&w).to_i64().unwrap_or_default();
             let values = values.into_iter().map(Dim::from).collect();
-            return Ok(Val::Sym(SymTensor { dtype: w.ty.dtype, values, scalar: shape.is_empty() }));
+            return Val::Sym(SymTensor { dtype: w.ty.dtype, values, scalar: shape.is_empty() });
         }
         if n == 1 {
             let value = literal(&w);
-            return Ok(Val::Node(self.leaf(name, Op::Const { value }, vec![w.ty.clone()])));
+            return Val::Node(self.leaf(name, Op::Const { value }, vec![w.ty.clone()]));
         }
         let id = self.graph.weight(name, w.ty.clone());
         self.weights.0.insert(name.to_owned(), w);
-        Ok(Val::Node(id))
+        Val::Node(id)
     }
 
     fn leaf(&mut self, name: &str, op: Op, types: Vec<TensorType>) -> NodeId {

@@ -8,6 +8,7 @@ mod context;
 mod error;
 mod ops;
 pub mod proto;
+mod standard;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use std::path::Path;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use prost::Message as _;
+use sinter_runtime::standard::Partial;
 
 use self::context::{Context, Val};
 pub use self::error::ImportError;
@@ -95,7 +97,7 @@ impl Model {
         let unknown: Vec<_> = self
             .nodes()
             .iter()
-            .filter(|n| !ops::supported(n))
+            .filter(|n| !ops::supported(n) && !standard::supported(n))
             .map(|n| (qualified(n), node_name(n).to_owned()))
             .collect();
         if !unknown.is_empty() {
@@ -129,7 +131,14 @@ impl Model {
         if initializers.len() != graph.initializer.len() {
             return Err(ImportError::Structure("two initializers have the same name".into()));
         }
-        let mut cx = Context::new(&name, self.opset().unwrap_or(0), initializers, Store::new(&self.path));
+        let mut cx = Context::new(
+            &name,
+            self.opset().unwrap_or(0),
+            initializers,
+            declared_types(graph),
+            self.proto.opset_import.iter().map(|o| (o.domain().to_owned(), o.version())).collect(),
+            Store::new(&self.path),
+        );
         for input in &graph.input {
             if cx.is_initializer(input.name()) {
                 continue;
@@ -267,6 +276,17 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
     });
     let shape: Vec<Dim> = dims.collect::<Result<_, _>>()?;
     Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })
+}
+
+/// The types that the model states for its values: element type, and rank or extents.
+fn declared_types(graph: &proto::GraphProto) -> HashMap<&str, Partial> {
+    let all = graph.value_info.iter().chain(&graph.output);
+    all.filter_map(|v| {
+        let t = tensor_type(v)?;
+        let shape = t.shape.as_ref().map(|s| vec![None; s.dim.len()]);
+        Some((v.name(), Partial { dtype: weights::dtype(t.elem_type())?, shape }))
+    })
+    .collect()
 }
 
 fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {

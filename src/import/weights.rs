@@ -47,6 +47,20 @@ pub(super) fn dtype(code: i32) -> Option<DType> {
         T::Int8 => DType::I8,
         T::Uint8 => DType::U8,
         T::Bool => DType::Bool,
+        T::Int16 => DType::I16,
+        T::Uint16 => DType::U16,
+        T::Uint32 => DType::U32,
+        T::Uint64 => DType::U64,
+        T::Int4 => DType::I4,
+        T::Uint4 => DType::U4,
+        T::Int2 => DType::I2,
+        T::Uint2 => DType::U2,
+        T::Float8e4m3fn => DType::F8E4M3FN,
+        T::Float8e4m3fnuz => DType::F8E4M3FNUZ,
+        T::Float8e5m2 => DType::F8E5M2,
+        T::Float8e5m2fnuz => DType::F8E5M2FNUZ,
+        T::Float8e8m0 => DType::F8E8M0,
+        T::Float4e2m1 => DType::F4E2M1,
         _ => return None,
     })
 }
@@ -71,13 +85,18 @@ impl Store {
             let d = usize::try_from(d).map_err(|_| fail(format!("negative extent {d}")))?;
             elements = elements.checked_mul(d).ok_or_else(|| fail("its shape overflows".into()))?;
         }
-        let want = elements.checked_mul(dtype.size()).ok_or_else(|| fail("its shape overflows".into()))?;
+        let bits = packed_bits(dtype);
+        let want = match bits {
+            Some(bits) => elements.checked_mul(bits).map(|n| n.div_ceil(8)),
+            None => elements.checked_mul(dtype.size()),
+        };
+        let want = want.ok_or_else(|| fail("its shape overflows".into()))?;
         let bytes = if t.data_location() == tensor_proto::DataLocation::External {
             self.external(t, want).map_err(fail)?
         } else if let Some(raw) = &t.raw_data {
             raw.clone()
         } else {
-            typed_fields(t, dtype).map_err(fail)?
+            typed_fields(t, dtype)
         };
         if bytes.len() != want {
             return Err(fail(format!(
@@ -86,6 +105,10 @@ impl Store {
                 bytes.len()
             )));
         }
+        let bytes = match bits {
+            Some(bits) => unpack(&bytes, bits, elements, matches!(dtype, DType::I4 | DType::I2)),
+            None => bytes,
+        };
         let shape = t.dims.iter().map(|&d| Dim::from(d)).collect();
         Ok(Weight { ty: TensorType { dtype, shape }, bytes })
     }
@@ -127,16 +150,40 @@ impl Store {
     }
 }
 
+/// Bits of an element, for types that are stored several to a byte, low bits first.
+fn packed_bits(dtype: DType) -> Option<usize> {
+    match dtype {
+        DType::I4 | DType::U4 | DType::F4E2M1 => Some(4),
+        DType::I2 | DType::U2 => Some(2),
+        _ => None,
+    }
+}
+
+/// One element a byte; signed ones extended.
+fn unpack(bytes: &[u8], bits: usize, elements: usize, signed: bool) -> Bytes {
+    let per_byte = 8 / bits;
+    let element = |i: usize| {
+        let code = bytes[i / per_byte] >> (i % per_byte * bits);
+        let up = code << (8 - bits);
+        if signed { (up as i8 >> (8 - bits)) as u8 } else { up >> (8 - bits) }
+    };
+    (0..elements).map(element).collect::<Vec<u8>>().into()
+}
+
 /// Data in the typed fields of the message, which exporters use for small tensors.
-fn typed_fields(t: &TensorProto, dtype: DType) -> Result<Bytes, String> {
+fn typed_fields(t: &TensorProto, dtype: DType) -> Bytes {
     let mut out = Vec::new();
     match dtype {
         DType::F32 => t.float_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
         DType::F64 => t.double_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
         DType::I64 => t.int64_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
         DType::I32 => t.int32_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        DType::F16 | DType::BF16 => t.int32_data.iter().for_each(|v| out.extend((*v as u16).to_le_bytes())),
-        DType::I8 | DType::U8 | DType::Bool => t.int32_data.iter().for_each(|v| out.push(*v as u8)),
+        DType::U32 => t.uint64_data.iter().for_each(|v| out.extend((*v as u32).to_le_bytes())),
+        DType::U64 => t.uint64_data.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        DType::F16 | DType::BF16 | DType::I16 | DType::U16 => {
+            t.int32_data.iter().for_each(|v| out.extend((*v as u16).to_le_bytes()));
+        }
+        _ => t.int32_data.iter().for_each(|v| out.push(*v as u8)),
     }
-    Ok(Bytes::from(out))
+    Bytes::from(out)
 }

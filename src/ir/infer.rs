@@ -336,6 +336,10 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             ty(x[0].dtype, shape)
         }
         Op::Kernel { body } => kernel(body, x),
+        Op::Standard { call } => Ok(match &call.results[..] {
+            [t] => Inferred::One(t.clone()),
+            all => Inferred::Many(all.to_vec()),
+        }),
         Op::Get { .. } | Op::Send { .. } | Op::Recv { .. } => fail(format!("`{}` has no place in a graph", op.name())),
     }
 }

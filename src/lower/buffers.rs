@@ -1,15 +1,17 @@
 //! Buffer planning: values whose lifetimes do not overlap share storage.
 //!
-//! Sizes are symbolic. A buffer is reused first where its size is the same expression, then where it is
+//! Results of standard operators, and what depends on their extents, are stored outside of buffers. Sizes are symbolic. A buffer is reused first where its size is the same expression, then where it is
 //! large enough in every profile, then the largest free one grows; only then is a new one made. A result
 //! never shares storage with an operand of its own step.
 
+use std::collections::BTreeSet;
+
 use sinter_runtime::plan::{Buffer, Source, Stage, ValueId};
 
-use crate::ir::{Bindings, Dim};
+use crate::ir::{Bindings, Dim, Op};
 
 /// Gives every step result a buffer. `keep` are results that must survive to the end.
-pub(super) fn assign(stage: &mut Stage, keep: &[ValueId], sizes: &[Bindings]) {
+pub(super) fn assign(stage: &mut Stage, keep: &[ValueId], sizes: &[Bindings], known: &BTreeSet<String>) {
     let storage: Vec<ValueId> = (0..stage.values.len()).map(|i| stage.storage(ValueId(i))).collect();
     let mut last = vec![0usize; stage.values.len()];
     for (i, s) in stage.steps.iter().enumerate() {
@@ -27,6 +29,13 @@ pub(super) fn assign(stage: &mut Stage, keep: &[ValueId], sizes: &[Bindings]) {
     for i in 0..stage.steps.len() {
         for v in stage.steps[i].outputs.clone().into_iter().flatten() {
             let bytes = stage.values[v.0].ty.bytes();
+            let mut symbols = BTreeSet::new();
+            bytes.collect_symbols(&mut symbols);
+            // Nothing can be planned for extents that only execution shows.
+            if matches!(stage.steps[i].op, Op::Standard { .. }) || !symbols.is_subset(known) {
+                stage.values[v.0].source = Source::Late;
+                continue;
+            }
             let want = eval(&bytes);
             let fits = |b: usize| buffers[b].1.iter().zip(&want).all(|(have, want)| have >= want);
             let total = |b: &usize| buffers[*b].1.iter().sum::<i64>();

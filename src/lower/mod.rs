@@ -6,7 +6,7 @@
 
 mod buffers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sinter_runtime::plan::{
     self, Buffer, CertificateError, InputDecl, OutputDecl, Plan, Range, Source, Stage, Step, Value, ValueId,
@@ -318,7 +318,9 @@ impl<'g> Builder<'g> {
     /// The stage, and the values to keep under their final numbers.
     fn finish(mut self, mut keep: Vec<ValueId>, sizes: &[Bindings]) -> (Stage, Vec<ValueId>) {
         self.drop_unread(&mut keep);
-        buffers::assign(&mut self.stage, &keep, sizes);
+        let mut known = BTreeSet::new();
+        self.inputs.iter().flat_map(|i| &i.ty.shape).for_each(|d| d.collect_symbols(&mut known));
+        buffers::assign(&mut self.stage, &keep, sizes, &known);
         (self.stage, keep)
     }
 

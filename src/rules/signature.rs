@@ -35,7 +35,7 @@ impl ValueSort {
             AttrKind::DType => ValueSort::DType,
             AttrKind::Axis => ValueSort::Axis,
             AttrKind::Str => ValueSort::Text,
-            AttrKind::Lit | AttrKind::Body => ValueSort::Tensor,
+            AttrKind::Lit | AttrKind::Body | AttrKind::Call => ValueSort::Tensor,
         }
     }
 
@@ -48,7 +48,7 @@ impl ValueSort {
             Attr::DType(_) => ValueSort::DType,
             Attr::Axis(_) => ValueSort::Axis,
             Attr::Str(_) => ValueSort::Text,
-            Attr::Lit(_) | Attr::Body(_) => ValueSort::Tensor,
+            Attr::Lit(_) | Attr::Body(_) | Attr::Call(_) => ValueSort::Tensor,
         }
     }
 

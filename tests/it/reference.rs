@@ -346,7 +346,7 @@ fn any_operators() -> Vec<Op> {
             Op::Get { index: a },
         ]);
     }
-    for to in DType::ALL {
+    for to in DType::CORE {
         out.push(Op::Cast { to });
     }
     for axis in [MeshAxis::Tp, MeshAxis::Pp] {

@@ -116,7 +116,7 @@ pub(crate) fn write_ints(
     if out.dtype == DType::I64 {
         return compute(typed_mut(out.bytes)?);
     }
-    if out.dtype.is_float() {
+    if out.dtype.is_float() || !out.dtype.is_core() {
         return Err(KernelError::DType(out.dtype));
     }
     let mut v = vec![0; out.len()];
@@ -131,9 +131,10 @@ pub(crate) fn write_ints(
 
 /// Converts the element type. Floats truncate towards zero to integers and saturate; integers wrap.
 pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelError> {
-    use DType::{BF16, Bool, F16, F32, F64, I64};
+    use DType::{BF16, Bool, F16, F32, F64};
     match (x.dtype, out.dtype) {
         (a, b) if a == b => out.bytes.copy_from_slice(x.bytes),
+        (d, _) | (_, d) if !d.is_core() => return Err(KernelError::DType(d)),
         (F32 | F16 | BF16, F32 | F16 | BF16) => round_to(out.dtype, &floats(x)?, out.bytes)?,
         (F32 | F16 | BF16, F64) => {
             typed_mut::<f64>(out.bytes)?.iter_mut().zip(&*floats(x)?).for_each(|(o, &v)| *o = f64::from(v));
@@ -170,7 +171,7 @@ pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelErro
                 Ok(())
             })?;
         }
-        (_, I64 | DType::I32 | DType::I8 | DType::U8 | Bool) => {
+        _ => {
             let v = ints(x)?;
             write_ints(out, |o| {
                 o.copy_from_slice(&v);

@@ -11,8 +11,11 @@ use super::{Job, Progress, RunError, StepError};
 use crate::attr::MeshAxis;
 use crate::comm::{CommError, Communicator};
 use crate::cpu::{Env, KernelError, execute};
-use crate::dim::Dim;
+use crate::dim::{Bindings, Dim};
+use crate::dtype::DType;
+use crate::op::Op;
 use crate::plan::{Call, GroupCertificate, Source, Stage, Step, ValueId, tensor_group, transfer_group};
+use crate::standard::{self, Arg, Data};
 use crate::tensor::{Aligned, Tensor, View, ViewMut, byte_len, for_each_piece};
 
 /// What a rank hands back.
@@ -36,10 +39,23 @@ enum Given<'a> {
 struct Rank<'a> {
     job: &'a Job<'a>,
     stage: &'a Stage,
-    shapes: &'a [Vec<usize>],
+    /// Values of the symbols so far.
+    bindings: Arc<Bindings>,
+    /// Extents by value, as far as they are known.
+    shapes: Cow<'a, [Option<Vec<usize>>]>,
     rank: usize,
     inputs: BTreeMap<ValueId, Given<'a>>,
     buffers: Vec<Aligned>,
+    /// Results outside of buffers, as long as they are needed.
+    late: BTreeMap<ValueId, Data>,
+    /// By step, the results outside of buffers that no later step reads.
+    expiring: BTreeMap<usize, Vec<ValueId>>,
+}
+
+/// Storage of a result while its step runs.
+enum Taken {
+    Buffer(usize, Aligned),
+    Late(ValueId, Tensor),
 }
 
 /// Executes all steps of a rank.
@@ -54,6 +70,8 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
     for repetition in 0..repeat {
         if repetition > 0 {
             comm.restart().map_err(|e| r.error_at(n.saturating_sub(1), KernelError::Comm(e).into()))?;
+            r.restart();
+            comm.bindings = r.bindings.clone();
         }
         let start = Instant::now();
         let trace = job.config.trace && repetition == 0 && comm.column == 0;
@@ -65,6 +83,9 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
             if trace {
                 r.record(step, &mut done.trace).map_err(|e| r.error_at(i, e))?;
             }
+            for id in r.expiring.get(&i).into_iter().flatten() {
+                r.late.remove(id);
+            }
             if let Some(progress) = job.config.progress {
                 progress(Progress { rank, step: i, n_steps: n, op: step.op.name() });
             }
@@ -72,8 +93,30 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
         comm.check_complete().map_err(|e| r.error_at(n.saturating_sub(1), KernelError::Comm(e).into()))?;
         done.spans.push((start, Instant::now()));
     }
+    for o in job.program.outputs.iter().filter(|o| o.stage == comm.stage) {
+        r.find_shape(o.value).map_err(|e| r.error_at(n.saturating_sub(1), e))?;
+    }
     done.outputs = r.outputs(&comm)?;
     Ok(done)
+}
+
+/// By step, the values outside of buffers that are read or made there for the last time.
+fn expiring(stage: &Stage, keep: impl Iterator<Item = ValueId>) -> BTreeMap<usize, Vec<ValueId>> {
+    let mut last: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for (i, s) in stage.steps.iter().enumerate() {
+        for v in s.inputs.iter().chain(s.outputs.iter().flatten()) {
+            let storage = stage.storage(*v);
+            if stage.value(storage).source == Source::Late {
+                last.insert(storage, i);
+            }
+        }
+    }
+    for v in keep {
+        last.remove(&stage.storage(v));
+    }
+    let mut out: BTreeMap<usize, Vec<ValueId>> = BTreeMap::new();
+    last.into_iter().for_each(|(v, i)| out.entry(i).or_default().push(v));
+    out
 }
 
 /// The message of a panic.
@@ -91,7 +134,17 @@ impl<'a> Rank<'a> {
             let bytes = usize::try_from(bytes).map_err(|_| RunError::Plan(format!("buffer {i} has {bytes} bytes")))?;
             buffers.push(Aligned::zeroed(bytes).map_err(|_| RunError::Memory { rank, bytes })?);
         }
-        let mut r = Rank { job, stage, shapes: &job.shapes[comm.stage], rank, inputs: BTreeMap::new(), buffers };
+        let mut r = Rank {
+            job,
+            stage,
+            bindings: job.bindings.clone(),
+            shapes: Cow::Borrowed(&job.shapes[comm.stage]),
+            rank,
+            inputs: BTreeMap::new(),
+            buffers,
+            late: BTreeMap::new(),
+            expiring: expiring(stage, job.program.outputs.iter().filter(|o| o.stage == comm.stage).map(|o| o.value)),
+        };
         for (i, v) in stage.values.iter().enumerate() {
             if let Source::Input { index, part } = &v.source {
                 let tensor = job.inputs[*index];
@@ -130,20 +183,71 @@ impl<'a> Rank<'a> {
         let Some(step) = self.stage.steps.get(index) else {
             return RunError::Rank { rank: self.rank, why: source.to_string() };
         };
-        let ty = |v: &ValueId| format!("{}{:?}", self.stage.value(*v).ty.dtype, self.shapes[v.0]);
+        let ty = |v: &ValueId| match &self.shapes[v.0] {
+            Some(shape) => format!("{}{shape:?}", self.stage.value(*v).ty.dtype),
+            None => self.stage.value(*v).ty.to_string(),
+        };
         let list = |v: Vec<String>| v.join(", ");
         let inputs = list(step.inputs.iter().map(ty).collect());
         let outputs = list(step.outputs.iter().map(|o| o.as_ref().map_or("_".to_owned(), ty)).collect());
         RunError::Step {
             rank: self.rank,
             step: index,
-            op: format!("{} ({inputs}) -> ({outputs})", step.op.name()),
+            op: format!("{} ({inputs}) -> ({outputs})", step.op.title()),
             source: Box::new(source),
         }
     }
 
+    fn shape(&self, id: ValueId) -> Result<&[usize], StepError> {
+        self.shapes[id.0].as_deref().ok_or_else(|| {
+            let v = self.stage.value(id);
+            StepError::Operand(format!("nothing has shown the extents of `{}`, {}", v.name, v.ty))
+        })
+    }
+
+    /// Makes the extents of a value known, where all of their symbols have values.
+    fn find_shape(&mut self, id: ValueId) -> Result<(), StepError> {
+        if self.shapes[id.0].is_none() {
+            let v = self.stage.value(id);
+            let shape = super::extents(&v.ty, &self.bindings)
+                .map_err(|why| StepError::Operand(format!("value `{}`: {why}", v.name)))?;
+            self.shapes.to_mut()[id.0] = shape;
+        }
+        Ok(())
+    }
+
+    /// Gives symbols the values that the extents of a result show, and compares the others.
+    fn bind(&mut self, id: ValueId, shape: &[usize]) -> Result<(), StepError> {
+        let v = self.stage.value(id);
+        let error = |why: String| StepError::Operand(format!("the result `{}` has the shape {shape:?}, {why}", v.name));
+        if v.ty.rank() != shape.len() {
+            return Err(error(format!("which is not {}", v.ty)));
+        }
+        for (d, &n) in v.ty.shape.iter().zip(shape) {
+            match d.as_sym() {
+                Some(s) if !self.bindings.contains_key(s) => {
+                    Arc::make_mut(&mut self.bindings).insert(s.to_owned(), n as i64);
+                }
+                _ => match d.eval(&self.bindings) {
+                    Ok(m) if m == n as i64 => {}
+                    Ok(m) => return Err(error(format!("but {} says {d} = {m}", v.ty))),
+                    Err(e) => return Err(error(e)),
+                },
+            }
+        }
+        self.shapes.to_mut()[id.0] = Some(shape.to_vec());
+        Ok(())
+    }
+
+    /// Forgets what the last repetition has shown.
+    fn restart(&mut self) {
+        self.bindings = self.job.bindings.clone();
+        self.shapes = Cow::Borrowed(&self.job.shapes[self.rank / self.job.program.mapping.tp]);
+        self.late.clear();
+    }
+
     fn bytes_of(&self, id: ValueId) -> Result<usize, StepError> {
-        byte_len(self.stage.value(id).ty.dtype, &self.shapes[id.0])
+        byte_len(self.stage.value(id).ty.dtype, self.shape(id)?)
             .ok_or_else(|| StepError::Operand(format!("`{}` is too large", self.stage.value(id).name)))
     }
 
@@ -161,6 +265,10 @@ impl<'a> Rank<'a> {
                 self.job.weights.weight(self.rank, key).map_err(|e| StepError::Operand(e.to_string()))?
             }
             Source::Buffer(b) => Cow::Borrowed(self.buffers[*b].bytes().get(..n).unwrap_or_default()),
+            Source::Late => match self.late.get(&storage) {
+                Some(Data::Tensor(t)) => Cow::Borrowed(t.bytes()),
+                _ => Cow::Borrowed(&[][..]),
+            },
             Source::Alias(_) => Cow::Borrowed(&[][..]),
         };
         if bytes.len() != n {
@@ -175,47 +283,119 @@ impl<'a> Rank<'a> {
         if self.job.hub.is_stopped() {
             return Err(KernelError::Comm(CommError::Stopped).into());
         }
-        // The buffers of the results are taken out while the step runs, so that operands can be borrowed.
-        let mut taken: Vec<Option<(usize, Aligned)>> = vec![];
-        for o in &step.outputs {
-            let buffer = o.and_then(|id| match self.stage.value(id).source {
-                Source::Buffer(b) => Some(b),
-                _ => None,
+        let guarded = |f: &mut dyn FnMut() -> Result<(), StepError>| {
+            catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(StepError::Panic(panic_text(&*payload))))
+        };
+        for &v in &step.inputs {
+            self.find_shape(v)?;
+        }
+        if let Op::Standard { call } = &step.op {
+            guarded(&mut || self.standard(step, call))?;
+            comm.bindings = self.bindings.clone();
+            return Ok(());
+        }
+        if let Op::Recv { stage, .. } = step.op
+            && step.outputs.iter().flatten().any(|o| self.shapes[o.0].is_none())
+        {
+            let shown = comm.peek(stage as usize).map_err(KernelError::Comm)?;
+            let own = Arc::make_mut(&mut self.bindings);
+            shown.iter().for_each(|(s, &n)| {
+                own.entry(s.clone()).or_insert(n);
             });
-            taken.push(buffer.map(|b| (b, std::mem::take(&mut self.buffers[b]))));
+            comm.bindings = self.bindings.clone();
         }
-        let result = catch_unwind(AssertUnwindSafe(|| self.compute(step, &mut taken, comm)));
-        for (b, buffer) in taken.into_iter().flatten() {
-            self.buffers[b] = buffer;
+        // The buffers of the results are taken out while the step runs, so that operands can be borrowed.
+        let mut taken: Vec<Option<Taken>> = vec![];
+        for o in &step.outputs {
+            if let Some(id) = o {
+                self.find_shape(*id)?;
+            }
+            let storage = match o.map(|id| (id, &self.stage.value(id).source)) {
+                Some((_, Source::Buffer(b))) => Some(Taken::Buffer(*b, std::mem::take(&mut self.buffers[*b]))),
+                Some((id, Source::Late)) => {
+                    let t = Tensor::zeros(self.stage.value(id).ty.dtype, self.shape(id)?);
+                    Some(Taken::Late(id, t.map_err(|e| StepError::Operand(e.to_string()))?))
+                }
+                _ => None,
+            };
+            taken.push(storage);
         }
-        result.unwrap_or_else(|payload| Err(StepError::Panic(panic_text(&*payload))))
+        let result = guarded(&mut || self.compute(step, &mut taken, comm));
+        for t in taken.into_iter().flatten() {
+            match t {
+                Taken::Buffer(b, buffer) => self.buffers[b] = buffer,
+                Taken::Late(id, t) => {
+                    self.late.insert(id, t.into());
+                }
+            }
+        }
+        result
     }
 
-    fn compute(
-        &self,
-        step: &Step,
-        taken: &mut [Option<(usize, Aligned)>],
-        comm: &mut Comm<'_>,
-    ) -> Result<(), StepError> {
+    /// Computes a standard operator, and learns extents from its results.
+    fn standard(&mut self, step: &Step, call: &standard::Call) -> Result<(), StepError> {
+        let data: Vec<Cow<'_, [u8]>> = step
+            .inputs
+            .iter()
+            .map(|&v| if self.is_opaque(v) { Ok(Cow::Borrowed(&[][..])) } else { self.data(v) })
+            .collect::<Result<_, _>>()?;
+        let mut operands = vec![];
+        for (&v, bytes) in step.inputs.iter().zip(&data) {
+            operands.push(if self.is_opaque(v) {
+                let name = &self.stage.value(v).name;
+                let found = self.late.get(&self.stage.storage(v));
+                found.ok_or_else(|| StepError::Operand(format!("`{name}` has no value")))?.arg()
+            } else {
+                Arg::Tensor(View { dtype: self.stage.value(v).ty.dtype, shape: self.shape(v)?, bytes })
+            });
+        }
+        let results = standard::run(call, &operands).map_err(|e| StepError::Operand(e.to_string()))?;
+        for (o, d) in step.outputs.iter().zip(results) {
+            let Some(id) = *o else { continue };
+            let v = self.stage.value(id);
+            if d.dtype() != v.ty.dtype {
+                let (name, got) = (&v.name, d.describe());
+                return Err(StepError::Operand(format!("the result `{name}` is {got}, the plan says {}", v.ty)));
+            }
+            if let Data::Tensor(t) = &d {
+                self.bind(id, &t.shape)?;
+            }
+            self.late.insert(id, d);
+        }
+        Ok(())
+    }
+
+    fn is_opaque(&self, id: ValueId) -> bool {
+        self.stage.value(id).ty.dtype == DType::Opaque
+    }
+
+    fn compute(&self, step: &Step, taken: &mut [Option<Taken>], comm: &mut Comm<'_>) -> Result<(), StepError> {
         let data: Vec<Cow<'_, [u8]>> = step.inputs.iter().map(|&v| self.data(v)).collect::<Result<_, _>>()?;
         let operands = step.inputs.iter().zip(&data);
         let inputs: Vec<View<'_>> = operands
-            .map(|(v, bytes)| View { dtype: self.stage.value(*v).ty.dtype, shape: &self.shapes[v.0], bytes })
-            .collect();
+            .map(|(v, bytes)| Ok(View { dtype: self.stage.value(*v).ty.dtype, shape: self.shape(*v)?, bytes }))
+            .collect::<Result<_, StepError>>()?;
         let mut outputs: Vec<Option<ViewMut<'_>>> = vec![];
         for (id, buffer) in step.outputs.iter().zip(taken) {
-            let (Some(id), Some((_, buffer))) = (id, buffer) else {
+            let (Some(id), Some(buffer)) = (id, buffer) else {
                 outputs.push(None);
                 continue;
+            };
+            let buffer = match buffer {
+                Taken::Buffer(_, b) => b,
+                Taken::Late(_, t) => {
+                    outputs.push(Some(t.view_mut()));
+                    continue;
+                }
             };
             let (n, room) = (self.bytes_of(*id)?, buffer.bytes().len());
             let value = self.stage.value(*id);
             let bytes = buffer.bytes_mut().get_mut(..n).ok_or_else(|| {
                 StepError::Operand(format!("`{}` needs {n} bytes, its buffer has {room}", value.name))
             })?;
-            outputs.push(Some(ViewMut { dtype: value.ty.dtype, shape: &self.shapes[id.0], bytes }));
+            outputs.push(Some(ViewMut { dtype: value.ty.dtype, shape: self.shape(*id)?, bytes }));
         }
-        let mut env = Env { bindings: &self.job.bindings, threads: self.job.threads, comm };
+        let mut env = Env { bindings: &self.bindings, threads: self.job.threads, comm };
         Ok(execute(&step.op, &inputs, &mut outputs, &mut env)?)
     }
 
@@ -227,8 +407,10 @@ impl<'a> Rank<'a> {
                 Some(r) => r.values.iter().any(|w| w.name == v.name && w.ty == v.ty),
                 None => true,
             };
-            if wanted && step.outputs.contains(&Some(self.stage.storage(id))) {
-                let t = Tensor::from_bytes(v.ty.dtype, &self.shapes[i], &self.data(id)?);
+            if wanted && v.ty.dtype != DType::Opaque && step.outputs.contains(&Some(self.stage.storage(id))) {
+                let shape = super::extents(&v.ty, &self.bindings).ok().flatten();
+                let (Some(shape), Ok(data)) = (shape, self.data(id)) else { continue };
+                let t = Tensor::from_bytes(v.ty.dtype, &shape, &data);
                 trace.push((v.name.clone(), t.map_err(|e| StepError::Operand(e.to_string()))?));
             }
         }
@@ -245,7 +427,8 @@ impl<'a> Rank<'a> {
                 let error = |e: String| RunError::Plan(format!("output `{}`: {e}", o.name));
                 let data = self.data(o.value).map_err(|e| error(e.to_string()))?;
                 let value = self.stage.value(o.value);
-                let t = Tensor::from_bytes(value.ty.dtype, &self.shapes[o.value.0], &data);
+                let shape = self.shape(o.value).map_err(|e| error(e.to_string()))?;
+                let t = Tensor::from_bytes(value.ty.dtype, shape, &data);
                 out.insert(i, t.map_err(|e| error(e.to_string()))?);
             }
         }
@@ -264,11 +447,21 @@ struct Comm<'a> {
     /// Calls of the tensor group over all repetitions.
     serial: usize,
     restarts: usize,
+    /// Values of the symbols so far.
+    bindings: Arc<Bindings>,
 }
 
 impl<'a> Comm<'a> {
     fn new(job: &'a Job<'a>, rank: usize, stage: usize, column: usize) -> Comm<'a> {
-        Comm { job, rank, stage, column, position: BTreeMap::new(), serial: 0, restarts: 0 }
+        let bindings = job.bindings.clone();
+        Comm { job, rank, stage, column, position: BTreeMap::new(), serial: 0, restarts: 0, bindings }
+    }
+
+    /// The symbols that come with the next parcel from a stage.
+    fn peek(&self, stage: usize) -> Result<Arc<Bindings>, CommError> {
+        let group = transfer_group(stage, self.stage, self.column);
+        let position = self.position.get(&group).copied().unwrap_or(0);
+        self.job.hub.peek(self.job.program.mapping.rank(stage, self.column), self.rank, &group, position)
     }
 
     /// Waits for all ranks and begins the sequences again.
@@ -290,7 +483,7 @@ impl<'a> Comm<'a> {
         let expected = self.group(group).and_then(|g| g.calls.get(position));
         let evaluates = |c: &Call| {
             c.shape.len() == x.shape.len()
-                && c.shape.iter().zip(x.shape).all(|(d, &n)| d.eval(&self.job.bindings) == Ok(n as i64))
+                && c.shape.iter().zip(x.shape).all(|(d, &n)| d.eval(&self.bindings) == Ok(n as i64))
         };
         if !expected.is_some_and(|c| c.op == op && c.dtype == x.dtype && evaluates(c)) {
             let shape = x.shape.iter().map(|&n| Dim::from(n as i64)).collect();
@@ -349,7 +542,7 @@ impl Communicator for Comm<'_> {
     fn send(&mut self, stage: usize, tag: i64, x: &View<'_>) -> Result<(), CommError> {
         self.next(&transfer_group(self.stage, stage, self.column), "send", x)?;
         let to = self.job.program.mapping.rank(stage, self.column);
-        self.job.hub.send(self.rank, to, tag, x.bytes.into());
+        self.job.hub.send(self.rank, to, tag, x.bytes.into(), self.bindings.clone());
         Ok(())
     }
 

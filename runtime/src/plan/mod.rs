@@ -222,6 +222,8 @@ pub enum Source {
     Buffer(usize),
     /// The same bytes as another value (a reshape).
     Alias(ValueId),
+    /// The result of a step whose extents only execution shows, or that is no tensor of numbers.
+    Late,
 }
 
 /// One step: an operator on values. Leaf operators (`const`, `dims`, `range`) are steps without operands.
@@ -326,6 +328,19 @@ impl Stage {
 }
 
 impl Plan {
+    /// The symbols that get their values only from results of standard operators.
+    pub fn late_symbols(&self) -> std::collections::BTreeSet<String> {
+        let mut out = std::collections::BTreeSet::new();
+        for step in self.stages.iter().chain(self.reference.as_deref()).flat_map(|s| &s.steps) {
+            if let Op::Standard { call } = &step.op {
+                call.results.iter().flat_map(|t| &t.shape).filter_map(Dim::as_sym).for_each(|s| {
+                    out.insert(s.to_owned());
+                });
+            }
+        }
+        out
+    }
+
     /// The file that holds the weights of a rank.
     pub fn weight_file(rank: usize) -> String {
         format!("rank{rank}.safetensors")

@@ -170,6 +170,12 @@ fn safetensors_dtype(dtype: DType) -> safetensors::Dtype {
         DType::I8 => safetensors::Dtype::I8,
         DType::U8 => safetensors::Dtype::U8,
         DType::Bool => safetensors::Dtype::BOOL,
+        DType::I16 => safetensors::Dtype::I16,
+        DType::U16 => safetensors::Dtype::U16,
+        DType::U32 => safetensors::Dtype::U32,
+        DType::U64 => safetensors::Dtype::U64,
+        // One code a byte.
+        _ => safetensors::Dtype::U8,
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn structure(plan: &Plan) -> Vec<String> {
         check_stage(plan, plan.mapping, stage, &format!("stage {i}"), &known, &outputs, &mut problems);
     }
     for o in &plan.outputs {
+        let known = known.union(&plan.late_symbols()).cloned().collect();
         unknown_symbols(&known, o.ty.shape.iter(), &format!("output `{}`", o.name), &mut problems);
         let value = plan.stages.get(o.stage).and_then(|s| s.values.get(o.value.0));
         match value {
@@ -132,6 +133,8 @@ fn check_stage(
 ) {
     let before = problems.len();
     let mut names = BTreeSet::new();
+    let inputs = known;
+    let known = &known.union(&plan.late_symbols()).cloned().collect();
     for (i, v) in stage.values.iter().enumerate() {
         let here = format!("{at}, value `{}`", v.name);
         if !names.insert(&v.name) {
@@ -164,12 +167,12 @@ fn check_stage(
             Source::Buffer(b) if *b >= stage.buffers.len() => {
                 problems.push(format!("{here}: buffer {b} does not exist"))
             }
-            Source::Buffer(_) => {}
+            Source::Buffer(_) | Source::Late => {}
             Source::Alias(_) => check_alias(stage, ValueId(i), &here, problems),
         }
     }
     for (i, b) in stage.buffers.iter().enumerate() {
-        unknown_symbols(known, b.bytes.iter(), &format!("{at}, buffer {i}"), problems);
+        unknown_symbols(inputs, b.bytes.iter(), &format!("{at}, buffer {i}"), problems);
     }
     for (i, step) in stage.steps.iter().enumerate() {
         check_step(mapping, stage, step, &format!("{at}, step {i} ({})", step.op.name()), known, problems);
@@ -256,9 +259,11 @@ fn check_step(
 fn check_storage(stage: &Stage, at: &str, outputs: &[ValueId], problems: &mut Vec<String>) {
     // The value that each buffer holds at the moment.
     let mut holds: Vec<Option<ValueId>> = vec![None; stage.buffers.len()];
-    let readable = |holds: &[Option<ValueId>], id: ValueId| {
+    let mut late: BTreeSet<ValueId> = BTreeSet::new();
+    let readable = |holds: &[Option<ValueId>], late: &BTreeSet<ValueId>, id: ValueId| {
         let storage = stage.storage(id);
         match stage.value(storage).source {
+            Source::Late if !late.contains(&storage) => Some("has no value yet".to_owned()),
             Source::Buffer(b) if holds[b].is_none() => Some("has no value yet".to_owned()),
             Source::Buffer(b) if holds[b] != Some(storage) => Some(format!(
                 "shares buffer {b} with `{}`, which was written since",
@@ -271,20 +276,24 @@ fn check_storage(stage: &Stage, at: &str, outputs: &[ValueId], problems: &mut Ve
     for (i, step) in stage.steps.iter().enumerate() {
         let here = format!("{at}, step {i} ({})", step.op.name());
         for &v in &step.inputs {
-            if let Some(why) = readable(&holds, v) {
+            if let Some(why) = readable(&holds, &late, v) {
                 problems.push(format!("{here} reads `{}`, which {why}", stage.value(v).name));
             }
         }
         let mut written = BTreeSet::new();
         for &v in step.outputs.iter().flatten() {
             let name = &stage.value(v).name;
+            if !defined.insert(v) {
+                problems.push(format!("{here} writes `{name}` for the second time"));
+            }
+            if stage.value(v).source == Source::Late {
+                late.insert(v);
+                continue;
+            }
             let Source::Buffer(b) = stage.value(v).source else {
                 problems.push(format!("{here} writes `{name}`, which is not in a buffer"));
                 continue;
             };
-            if !defined.insert(v) {
-                problems.push(format!("{here} writes `{name}` for the second time"));
-            }
             let reads = |&x: &ValueId| matches!(stage.value(stage.storage(x)).source, Source::Buffer(o) if o == b);
             if !written.insert(b) || step.inputs.iter().any(reads) {
                 problems.push(format!("{here} writes `{name}` over another of its own operands or results"));
@@ -293,7 +302,7 @@ fn check_storage(stage: &Stage, at: &str, outputs: &[ValueId], problems: &mut Ve
         }
     }
     for &o in outputs {
-        if let Some(why) = readable(&holds, o) {
+        if let Some(why) = readable(&holds, &late, o) {
             problems.push(format!("{at}: at the end, output value `{}` {why}", stage.value(o).name));
         }
     }

@@ -22,6 +22,11 @@ pub(super) fn supported(n: &NodeProto) -> bool {
     }
 }
 
+/// Whether a node only moves elements, whatever their type.
+pub(super) fn moves(n: &NodeProto) -> bool {
+    matches!(n.domain(), "" | "ai.onnx") && (layout::OPS.contains(&n.op_type()) || n.op_type() == "Identity")
+}
+
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     // Shape arithmetic on known integers needs no node.
