@@ -348,6 +348,11 @@ impl<'a> Context<'a> {
         Ok(id)
     }
 
+    /// A scalar that holds an extent.
+    pub(super) fn materialise_dim(&mut self, d: &Dim) -> Result<NodeId> {
+        self.materialise(&Val::Sym(SymTensor { dtype: DType::I64, values: vec![d.clone()], scalar: true }), "")
+    }
+
     /// Adds a node on behalf of the ONNX node at hand. The last one added carries the result's name.
     pub(super) fn add(&mut self, op: Op, inputs: &[NodeId]) -> Result<NodeId> {
         let values: Option<Vec<&Literal>> = inputs.iter().map(|&i| self.single(i)).collect();

@@ -90,6 +90,16 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         }
         "GatherND" => {
             let idx = cx.operand(n, 1)?;
+            let mut at = cx.shape(idx);
+            if at.len() > 1
+                && at.last().and_then(Dim::as_const) == Some(1)
+                && attrs::int(n, "batch_dims").unwrap_or(0) == 0
+            {
+                // Whole entries along the first axis.
+                at.pop();
+                let idx = cx.reshape(idx, at)?;
+                return Ok(vec![Val::Node(cx.add(Op::Gather { axis: 0 }, &[x, idx])?)]);
+            }
             cx.add(Op::GatherNd { batch_dims: attrs::int(n, "batch_dims").unwrap_or(0) }, &[x, idx])?
         }
         other => return Err(OpError::from(format!("`{other}` has no importer"))),

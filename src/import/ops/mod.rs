@@ -1,5 +1,6 @@
 //! ONNX operators, one file per family.
 
+mod decompose;
 mod layout;
 mod math;
 mod nn;
@@ -14,6 +15,7 @@ pub(super) fn supported(n: &NodeProto) -> bool {
         "" | "ai.onnx" => {
             shape::OPS.contains(&n.op_type())
                 || layout::OPS.contains(&n.op_type())
+                || decompose::OPS.contains(&n.op_type())
                 || math::supported(n.op_type())
                 || nn::OPS.contains(&n.op_type())
         }
@@ -36,6 +38,8 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     let op = n.op_type();
     if layout::OPS.contains(&op) {
         layout::import(cx, n)
+    } else if decompose::OPS.contains(&op) {
+        decompose::import(cx, n)
     } else if math::supported(op) {
         math::import(cx, n)
     } else if nn::OPS.contains(&op) || nn::CONTRIB.contains(&op) {
