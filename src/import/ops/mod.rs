@@ -1,5 +1,9 @@
 //! ONNX operators, one file per family.
 
+mod attention;
+mod contrib;
+mod contrib_attention;
+mod contrib_quant;
 mod layout;
 mod math;
 mod nn;
@@ -16,14 +20,18 @@ pub(super) fn supported(n: &NodeProto) -> bool {
                 || layout::OPS.contains(&n.op_type())
                 || math::supported(n.op_type())
                 || nn::OPS.contains(&n.op_type())
+                || attention::OPS.contains(&n.op_type())
         }
-        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()),
+        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()) || contrib::supported(n.op_type()),
         _ => false,
     }
 }
 
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
+    if n.domain() == "com.microsoft" && contrib::supported(n.op_type()) {
+        return contrib::import(cx, n);
+    }
     // Shape arithmetic on known integers needs no node.
     if let Some(v) = shape::evaluate(cx, n)? {
         return Ok(vec![Val::Sym(v)]);
@@ -35,6 +43,8 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         math::import(cx, n)
     } else if nn::OPS.contains(&op) || nn::CONTRIB.contains(&op) {
         nn::import(cx, n)
+    } else if attention::OPS.contains(&op) {
+        attention::import(cx, n)
     } else {
         shape::import(cx, n)
     }
