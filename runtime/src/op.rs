@@ -347,8 +347,10 @@ ops! {
     LayerNorm = "layer_norm", Compute, 3..=3, 1, { eps: Real };
     /// (x, cos, sin): rotary embedding of the last axis; cos and sin have half its extent and broadcast.
     Rotary = "rotary", Compute, 3..=3, 1, { interleaved: bool = false };
-    /// (q, k, v[, mask]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; `safe` gives zeros for rows with no score above -infinity.
-    Attention = "attention", Compute, 3..=4, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: bool = false };
+    /// (packed, scale[, zero]): unsigned numbers of `bits` bits, the first in the lowest bits of each byte of the last axis, as (number - zero) * scale in the type of scale. One scale is for an equal run of the last axis; without zero, 2^(bits - 1) is taken.
+    Dequantize = "dequantize", Compute, 2..=3, 1, { bits: i64 };
+    /// (q, k, v[, mask[, sink]]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; sink broadcasts to [batch, heads, queries, 1] and is one more score, of a key without value; `safe` gives zeros for rows with no score above -infinity.
+    Attention = "attention", Compute, 3..=5, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: bool = false };
 
     /// The same elements under another shape.
     Reshape = "reshape", Layout, 1..=1, 1, { shape: Shape };
@@ -358,6 +360,8 @@ ops! {
     Expand = "expand", Layout, 1..=1, 1, { shape: Shape };
     /// Joins along an axis.
     Concat = "concat", Layout, 1..=usize::MAX, 1, { axis: i64 };
+    /// (past, new, length): a cache [batch, heads, tokens, width] of row lengths [batch] after the new tokens. A row keeps its first length - new tokens of past (none where that is negative), the new ones follow, then zeros up to `tokens`.
+    Append = "append", Layout, 3..=3, 1, { tokens: Dim };
     /// Elements start, start + step, ... below end along one axis.
     Slice = "slice", Layout, 1..=1, 1, { axis: i64, start: Dim, end: Dim, step: i64 = 1 };
     /// (data, indices): entries of data along an axis; negative indices count from the end.

@@ -559,7 +559,7 @@ fn check_dtype(op: &Op, x: &[DType], declared: DType) -> Result<()> {
         Op::Cast { to } => Some(*to),
         Op::Not {} | Op::IsNan {} | Op::And {} | Op::Or {} => Some(DType::Bool),
         Op::Equal {} | Op::Less {} | Op::LessEqual {} | Op::Greater {} | Op::GreaterEqual {} => Some(DType::Bool),
-        Op::Where {} => x.get(1).copied(),
+        Op::Where {} | Op::Dequantize { .. } => x.get(1).copied(),
         _ => x.first().copied(),
     };
     if own.is_none_or(|d| d == declared) {

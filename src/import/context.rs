@@ -324,6 +324,59 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The elements of an operand that is constant, where it is present.
+    pub(super) fn constant_data(&mut self, node: &NodeProto, i: usize) -> Result<Option<Weight>> {
+        Ok(match self.input(node, i)? {
+            Some(Val::Node(id)) => match &self.graph.node(id).op {
+                Op::Weight { name, .. } => self.weights.0.get(name).cloned(),
+                Op::Const { value } => {
+                    Some(Weight { ty: value.tensor_type(), bytes: bytes::Bytes::from(value.data.clone()) })
+                }
+                _ => None,
+            },
+            Some(Val::Sym(s)) => s.ints().map(|ints| {
+                let value = Literal::ints(s.dtype, if s.scalar { vec![] } else { vec![ints.len()] }, &ints);
+                Weight { ty: value.tensor_type(), bytes: bytes::Bytes::from(value.data) }
+            }),
+            None => None,
+        })
+    }
+
+    /// The integers of an operand that is constant, where it is present; an error where it is not constant.
+    pub(super) fn const_ints_of(&mut self, node: &NodeProto, i: usize) -> Result<Option<Vec<i64>>> {
+        if self.input(node, i)?.is_none() {
+            return Ok(None);
+        }
+        let data = self.constant_data(node, i)?;
+        let literal = data.map(|w| Literal { dtype: w.ty.dtype, shape: vec![], data: w.bytes.to_vec() });
+        let ints = literal.and_then(|l| l.to_i64());
+        ints.map(Some).ok_or_else(|| OpError::from(format!("operand {i} is no constant of integers")))
+    }
+
+    /// The element type of a value.
+    pub(super) fn dtype_of(&self, val: &Val) -> DType {
+        match val {
+            Val::Node(id) => self.ty(*id).dtype,
+            Val::Sym(s) => s.dtype,
+        }
+    }
+
+    /// A weight whose data the import gives another form. The name says which one it is made from.
+    pub(super) fn made_weight(&mut self, name: &str, weight: Weight) -> NodeId {
+        let key = format!("made {name} {}", weight.ty);
+        if let Some(&id) = self.materialised.get(&key) {
+            return id;
+        }
+        let base = if name.is_empty() { "weight" } else { name };
+        let free = |n: &String| !self.weights.0.contains_key(n);
+        let name = (0..).map(|i| if i == 0 { base.to_owned() } else { format!("{base}.{i}") }).find(free);
+        let name = name.unwrap_or_else(|| base.to_owned());
+        let id = self.graph.weight(&name, weight.ty.clone());
+        self.weights.0.insert(name, weight);
+        self.materialised.insert(key, id);
+        id
+    }
+
     /// A node for a value.
     pub(super) fn materialise(&mut self, val: &Val, name: &str) -> Result<NodeId> {
         let sym = match val {

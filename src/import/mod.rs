@@ -193,11 +193,21 @@ enum Attempt {
 
 /// What an equality of two extents says about a symbol.
 fn learn(a: &Dim, b: &Dim) -> Option<(String, Dim)> {
-    [(b, a), (a, b)].into_iter().find_map(|(x, y)| {
-        let name = x.as_sym()?;
+    let solved = |name: &str, value: Dim| {
         let mut inside = BTreeSet::new();
-        y.collect_symbols(&mut inside);
-        (!inside.contains(name)).then(|| (name.to_owned(), y.clone()))
+        value.collect_symbols(&mut inside);
+        (!inside.contains(name)).then(|| (name.to_owned(), value))
+    };
+    let bare = [(b, a), (a, b)].into_iter().find_map(|(x, y)| solved(x.as_sym()?, y.clone()));
+    // Where both are sums, a symbol that occurs once, as a term of its own.
+    bare.or_else(|| {
+        let rest = a - b;
+        let mut symbols = BTreeSet::new();
+        rest.collect_symbols(&mut symbols);
+        symbols.iter().find_map(|name| {
+            let s = Dim::sym(name);
+            solved(name, &rest + &s).or_else(|| solved(name, &s - &rest))
+        })
     })
 }
 

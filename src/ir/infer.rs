@@ -232,6 +232,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             ty(x[0].dtype, x[0].shape.clone())
         }
         Op::Attention { .. } => attention(op, x).map(Inferred::One),
+        Op::Dequantize { bits } => dequantize(*bits, x).map(Inferred::One),
 
         Op::Reshape { shape } => {
             same("element counts", &elements(&x[0].shape), &elements(shape))?;
@@ -284,6 +285,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             }
             ty(x[0].dtype, shape)
         }
+        Op::Append { tokens } => append(op, x, tokens).map(Inferred::One),
         Op::Gather { axis: a } => {
             let a = axis(*a, x[0].rank())?;
             index_type(op, x[1])?;
@@ -441,6 +443,51 @@ fn attention(op: &Op, x: &[&TensorType]) -> Result<TensorType> {
             return fail(format!("the mask {mask} does not broadcast to {want:?}"));
         }
     }
+    if let Some(sink) = x.get(4) {
+        float(op, sink)?;
+        let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), Dim::from(1)];
+        if broadcast(&want, &sink.shape)? != want {
+            return fail(format!("the sink {sink} does not broadcast to {want:?}"));
+        }
+    }
     let shape = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
     Ok(TensorType { dtype: x[0].dtype, shape })
+}
+
+fn dequantize(bits: i64, x: &[&TensorType]) -> Result<TensorType> {
+    let (packed, scale) = (x[0], x[1]);
+    if !matches!(bits, 1 | 2 | 4 | 8) || packed.dtype != DType::U8 || !scale.dtype.is_float() {
+        return fail(format!("`dequantize` of {packed} with {bits} bits and scales {scale}"));
+    }
+    let (Some((bytes, lead)), Some((runs, scale_lead))) = (packed.shape.split_last(), scale.shape.split_last()) else {
+        return fail(format!("`dequantize` of {packed} with scales {scale}"));
+    };
+    let width = bytes * &Dim::from(8 / bits);
+    if lead != scale_lead || width.div_exact(runs).is_none() {
+        return fail(format!("the scales {scale} do not fit {packed} of {bits} bits"));
+    }
+    if let Some(zero) = x.get(2) {
+        if zero.shape != scale.shape || !(zero.dtype == DType::U8 || zero.dtype == scale.dtype) {
+            return fail(format!("the zero points {zero} do not fit the scales {scale}"));
+        }
+    }
+    let mut shape = lead.to_vec();
+    shape.push(width);
+    Ok(TensorType { dtype: scale.dtype, shape })
+}
+
+fn append(op: &Op, x: &[&TensorType], tokens: &Dim) -> Result<TensorType> {
+    let (past, new, length) = (x[0], x[1], x[2]);
+    same_dtype(op, &x[..2])?;
+    index_type(op, length)?;
+    if past.rank() != 4 || new.rank() != 4 || length.rank() != 1 {
+        return fail(format!("`append` of {past}, {new} and lengths {length}"));
+    }
+    for (axis, what) in [(0, "batches"), (1, "heads"), (3, "widths")] {
+        same(&format!("{what} of `append`"), &past.shape[axis], &new.shape[axis])?;
+    }
+    same("batches of `append`", &past.shape[0], &length.shape[0])?;
+    let mut shape = past.shape.clone();
+    shape[2] = tokens.clone();
+    Ok(TensorType { dtype: past.dtype, shape })
 }

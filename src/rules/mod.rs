@@ -29,6 +29,7 @@ pub const BUNDLED: &[(&str, &str)] = &[
     ("rules/raise.rules", include_str!("../../rules/raise.rules")),
     ("rules/raise-attention.rules", include_str!("../../rules/raise-attention.rules")),
     ("rules/shard.rules", include_str!("../../rules/shard.rules")),
+    ("rules/shard-contrib.rules", include_str!("../../rules/shard-contrib.rules")),
     ("rules/boundary.rules", include_str!("../../rules/boundary.rules")),
     ("rules/fuse.rules", include_str!("../../rules/fuse.rules")),
 ];

@@ -63,6 +63,17 @@ impl Mask<'_> {
     }
 }
 
+/// Soft-max of a row beside one more score, which takes its share and gives nothing.
+fn softmax_with_sink(row: &mut [f32], sink: f32) {
+    let max = row.iter().copied().fold(sink, f32::max);
+    let mut sum = (sink - max).exp();
+    for v in row.iter_mut() {
+        *v = (*v - max).exp();
+        sum += *v;
+    }
+    row.iter_mut().for_each(|v| *v /= sum);
+}
+
 /// Queries for which scores are held at a time.
 const BLOCK: usize = 64;
 
@@ -81,6 +92,12 @@ pub(super) fn attention(x: &[View<'_>], how: &Scores, out: &mut ViewMut<'_>, thr
     }
     expect(out, q.dtype, &[b, hq, s, dv])?;
     let mask = Mask::of(x.get(3), [b, hq, s, t])?;
+    // One more score per query, as if there were one more key.
+    let sink = match x.get(4) {
+        Some(sink) if sink.dtype.is_float() => Mask::of(Some(sink), [b, hq, s, 1])?,
+        Some(sink) => return Err(KernelError::DType(sink.dtype)),
+        None => Mask::None,
+    };
     let (q, k, v) = (floats(q)?, floats(k)?, floats(v)?);
     let per_head = |index: usize, out: &mut [f32]| -> Result {
         let (bi, h) = (index / hq, index % hq);
@@ -105,7 +122,14 @@ pub(super) fn attention(x: &[View<'_>], how: &Scores, out: &mut ViewMut<'_>, thr
                     let seen = (first + i + 1 + t).saturating_sub(s).min(t);
                     row[seen..].fill(f32::NEG_INFINITY);
                 }
-                softmax_row(row, how.safe);
+                match sink {
+                    Mask::None => softmax_row(row, how.safe),
+                    _ => {
+                        let mut one = [0.0];
+                        sink.apply([bi, h, first + i], &mut one);
+                        softmax_with_sink(row, one[0]);
+                    }
+                }
             }
             let weights = Matrix::rows(&*scores, n, t);
             product(weights, v, &mut out[first * dv..(first + n) * dv], dv, (0.0, 1.0), Parallelism::None)?;

@@ -4,6 +4,7 @@
 //! checks all that it assumes of shapes and types and returns a [`KernelError`] where that does not hold.
 
 mod attention;
+mod cache;
 mod collective;
 pub(crate) mod convert;
 mod declared;
@@ -12,6 +13,7 @@ mod gather;
 mod layout;
 mod matmul;
 mod norm;
+mod packed;
 mod reduce;
 mod walk;
 
@@ -134,6 +136,8 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
                 attention::Scores { scale: scale.0 as f32, causal: *causal, softcap: softcap.0 as f32, safe: *safe };
             attention::attention(x, &how, out, env.threads)
         }
+        Op::Dequantize { bits } => packed::dequantize(x, *bits, out),
+        Op::Append { tokens } => cache::append(x, env.eval(tokens)?, out),
         Op::Reshape { .. } => layout::reshape(&x[0], out),
         Op::Transpose { perm } => layout::transpose(&x[0], perm, out),
         Op::Expand { .. } => layout::expand(&x[0], out),

@@ -38,6 +38,7 @@ impl Local<'_> {
     pub(super) fn compute(&self) -> Result<Vec<Array>> {
         match self.op {
             Op::Where {} => self.select(),
+            Op::Dequantize { bits } => self.dequantize(*bits),
             Op::ReduceSum { axes, keepdims } => self.reduce(Kind::Sum, axes, *keepdims),
             Op::ReduceMean { axes, keepdims } => self.reduce(Kind::Mean, axes, *keepdims),
             Op::ReduceMax { axes, keepdims } => self.reduce(Kind::Max, axes, *keepdims),
@@ -250,6 +251,10 @@ impl Local<'_> {
                 mask_steps[lead + i] = if mask.shape[i] == 1 { 0 } else { step };
             }
         }
+        let sinks = match self.x.get(4) {
+            Some(sink) => Some((sink, spread(&sink.shape, &[batch, heads, s, 1])?)),
+            None => None,
+        };
         let boolean = self.dtypes.get(3) == Some(&DType::Bool);
         let mut scores = vec![0.0; t];
         for (row, out) in data.chunks_exact_mut(width).enumerate() {
@@ -275,12 +280,44 @@ impl Local<'_> {
                     *score = f64::NEG_INFINITY;
                 }
             }
-            softmax(&mut scores, safe);
+            match &sinks {
+                None => softmax(&mut scores, safe),
+                Some((sink, at)) => {
+                    scores.push(sink.data[at[row]]);
+                    softmax(&mut scores, safe);
+                    scores.pop();
+                }
+            }
             for (j, weight) in scores.iter().enumerate() {
                 let value = &v.data[(kv * t + j) * width..(kv * t + j + 1) * width];
                 out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
             }
         }
         Ok(vec![Array::new(&shape, data)])
+    }
+
+    /// (number - zero) * scale, with the numbers in the bits of bytes.
+    fn dequantize(&self, bits: i64) -> Result<Vec<Array>> {
+        let (packed, scale) = (self.x[0], self.x[1]);
+        let outside = || Reason::Misfit(format!("{:?} of {bits} bits, scales {:?}", packed.shape, scale.shape));
+        let (Some(runs), true) = (scale.shape.last(), matches!(bits, 1 | 2 | 4 | 8)) else { return Err(outside()) };
+        let mut shape = packed.shape.clone();
+        let width = shape.last_mut().ok_or_else(outside)?;
+        *width *= 8 / bits as usize;
+        let lead = |s: &[usize]| s[..s.len() - 1].to_vec();
+        if *runs == 0 || *width % *runs != 0 || lead(&packed.shape) != lead(&scale.shape) {
+            return Err(outside());
+        }
+        let run = *width / *runs;
+        fits(&shape, &self.declared[0])?;
+        let zero = |r: usize| self.x.get(2).map_or(2f64.powi(bits as i32 - 1), |z| z.data[r]);
+        if self.x.get(2).is_some_and(|z| z.shape != scale.shape) {
+            return Err(outside());
+        }
+        let numbers = packed.data.iter().flat_map(|&byte| {
+            (0..8 / bits).map(move |i| (byte / 2f64.powi((i * bits) as i32)).floor() % 2f64.powi(bits as i32))
+        });
+        let data = numbers.enumerate().map(|(i, n)| (n - zero(i / run.max(1))) * scale.data[i / run.max(1)]);
+        Ok(vec![Array::new(&shape, data.collect())])
     }
 }

@@ -225,6 +225,7 @@ impl Local<'_> {
                 let at: Vec<usize> = (0..count).map(|i| (start + i * step) as usize).collect();
                 entries(x, a, &at, declared)
             }
+            Op::Append { .. } => self.append()?,
             Op::Gather { axis: a } => {
                 self.index_type()?;
                 let a = axis(*a, x.shape.len())?;
@@ -236,6 +237,30 @@ impl Local<'_> {
             Op::GatherNd { batch_dims } => self.gather_nd(*batch_dims)?,
             op => return Err(Reason::Unsupported(format!("the operator `{}`", op.name()))),
         }])
+    }
+
+    /// Row by row: what is kept of the past, the new tokens, zeros.
+    fn append(&self) -> Result<Array> {
+        let (past, new, length) = (self.x[0], self.x[1], self.x[2]);
+        let declared = &self.declared[0][..];
+        let (&[b, h, p, d], &[_, _, s, _], &[_, _, t, _]) = (&past.shape[..], &new.shape[..], declared) else {
+            return misfit("a cache has four axes");
+        };
+        if new.shape != [b, h, s, d] || length.shape != [b] || declared != [b, h, t, d] {
+            return misfit(format!("a cache {:?} with {:?} and lengths {:?}", past.shape, new.shape, length.shape));
+        }
+        let mut data = vec![];
+        for row in 0..b * h {
+            let kept = (length.data[row / h] - s as f64).max(0.0);
+            if kept > p as f64 || kept + s as f64 > t as f64 {
+                return Err(Reason::Index { index: length.data[row / h], extent: t.min(p + s) });
+            }
+            let kept = kept as usize;
+            data.extend_from_slice(&past.data[row * p * d..(row * p + kept) * d]);
+            data.extend_from_slice(&new.data[row * s * d..(row + 1) * s * d]);
+            data.resize((row + 1) * t * d, 0.0);
+        }
+        Ok(Array::new(declared, data))
     }
 
     fn gather_nd(&self, batch_dims: i64) -> Result<Array> {

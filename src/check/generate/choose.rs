@@ -100,6 +100,7 @@ impl Builder<'_> {
                 }
             },
             "attention" => self.attention_operand(i, want, known)?,
+            "append" | "dequantize" => self.cache_or_packed(info, i, attr("bits"), want, known)?,
             "reshape" => {
                 let s = if r.chance(30) { shape } else { shapes::reshaped(r, &shape) };
                 ty(want.dtype, s)
@@ -249,13 +250,65 @@ impl Builder<'_> {
             }
             _ => {
                 let (q, k) = (q.ok_or(Miss::Untyped)?, k.ok_or(Miss::Untyped)?);
-                let scores = [q.shape[0].clone(), q.shape[1].clone(), q.shape[2].clone(), k.shape[2].clone()];
+                let keys = if i == 3 { k.shape[2].clone() } else { Dim::from(1) };
+                let scores = [q.shape[0].clone(), q.shape[1].clone(), q.shape[2].clone(), keys];
                 let mask = shapes::broadcasts_to(r, &scores);
-                let dtype = if r.chance(25) { DType::Bool } else { dtype };
+                let dtype = if i == 3 && r.chance(25) { DType::Bool } else { dtype };
                 return Ok(ty(dtype, mask));
             }
         }
         Ok(ty(dtype, s))
+    }
+
+    /// An operand of `append` or `dequantize`.
+    fn cache_or_packed(
+        &mut self,
+        info: &'static OpInfo,
+        i: usize,
+        bits: Option<Attr>,
+        want: &TensorType,
+        known: &[Option<TensorType>],
+    ) -> Attempt<TensorType> {
+        let at = |i: usize| known.get(i).cloned().flatten();
+        let (dtype, other) = (self.float(want.dtype), known.iter().flatten().next().cloned());
+        let (r, pool) = (&mut *self.random, &self.pool);
+        if info.name == "append" {
+            return Ok(match (i, other) {
+                (2, Some(x)) => ty(*r.pick(&[DType::I64, DType::I32]), x.shape.first().cloned().into_iter().collect()),
+                (_, Some(mut x)) if x.rank() == 4 => {
+                    x.shape[2] = pool.dim(r);
+                    x
+                }
+                _ => ty(dtype, if want.rank() == 4 { want.shape.clone() } else { pool.shape(r, 4) }),
+            });
+        }
+        let Some(Attr::Int(bits)) = bits else { return Err(Miss::Untyped) };
+        Ok(match (i, at(0), at(1)) {
+            (0, _, Some(s)) => {
+                let mut shape = s.shape;
+                let n = shape.len().checked_sub(1).ok_or(Miss::Untyped)?;
+                shape[n] = &shape[n] * &pool.dim(r);
+                ty(DType::U8, shape)
+            }
+            (0, ..) => {
+                let mut shape = if want.rank() < 2 { pool.shape(r, 2) } else { want.shape.clone() };
+                let n = shape.len() - 1;
+                shape[n] = shape[n].div_exact(&Dim::from(8 / bits.max(1))).unwrap_or_else(|| pool.multiple(r));
+                ty(DType::U8, shape)
+            }
+            (1, Some(packed), _) => {
+                let mut shape = packed.shape;
+                let n = shape.len().checked_sub(1).ok_or(Miss::Untyped)?;
+                match r.below(3) {
+                    0 => shape[n] = Dim::from(1),
+                    1 => shape[n] = shape[n].div_exact(&Dim::from(2)).unwrap_or_else(|| shape[n].clone()),
+                    _ => {}
+                }
+                ty(dtype, shape)
+            }
+            (_, _, Some(s)) => ty(if r.chance(60) { DType::U8 } else { s.dtype }, s.shape),
+            _ => return Err(Miss::Untyped),
+        })
     }
 
     /// A value for an attribute, given the types of the operands.
@@ -372,6 +425,8 @@ impl Builder<'_> {
             ("stage", _) => Attr::Int(1),
             ("index", _) => Attr::Int(r.below(2) as i64),
             ("batch_dims", _) => Attr::Int(0),
+            ("bits", _) => Attr::Int(*r.pick(&[2, 4, 8])),
+            ("tokens", _) => Attr::Dim(x.iter().take(2).map(|t| t.shape[2].clone()).fold(Dim::from(0), |n, d| &n + &d)),
             ("eps", _) => Attr::Real(Real(*r.pick(&[1e-5, 1e-6, 1e-12, 1e-20, 0.25, 1.5]))),
             ("softcap", _) => Attr::Real(Real(*r.pick(&[0.0, 0.0, 2.5, 30.0]))),
             (_, AttrKind::Real) => Attr::Real(Real(*r.pick(&[1.0, 0.125, 0.7, -0.3, 2.0]))),

@@ -1,5 +1,9 @@
 //! ONNX operators, one file per family.
 
+mod attention;
+mod contrib;
+mod contrib_attention;
+mod contrib_quant;
 mod decompose;
 mod layout;
 mod math;
@@ -18,8 +22,9 @@ pub(super) fn supported(n: &NodeProto) -> bool {
                 || decompose::OPS.contains(&n.op_type())
                 || math::supported(n.op_type())
                 || nn::OPS.contains(&n.op_type())
+                || attention::OPS.contains(&n.op_type())
         }
-        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()),
+        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()) || contrib::supported(n.op_type()),
         _ => false,
     }
 }
@@ -31,6 +36,12 @@ pub(super) fn moves(n: &NodeProto) -> bool {
 
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
+    if !supported(n) {
+        return Err(OpError::from("it is none of sinter's own operators"));
+    }
+    if n.domain() == "com.microsoft" && contrib::supported(n.op_type()) {
+        return contrib::import(cx, n);
+    }
     // Shape arithmetic on known integers needs no node.
     if let Some(v) = shape::evaluate(cx, n)? {
         return Ok(vec![Val::Sym(v)]);
@@ -44,6 +55,8 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         math::import(cx, n)
     } else if nn::OPS.contains(&op) || nn::CONTRIB.contains(&op) {
         nn::import(cx, n)
+    } else if attention::OPS.contains(&op) {
+        attention::import(cx, n)
     } else {
         shape::import(cx, n)
     }
