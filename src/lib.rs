@@ -27,6 +27,8 @@ pub mod extract;
 
 pub mod lower;
 
+pub mod emit;
+
 pub mod check;
 
 pub mod diff;

@@ -43,6 +43,21 @@ enum Atom {
     Max(Box<(Dim, Dim)>),
 }
 
+/// A factor of a product in [`Dim::products`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// A named symbol.
+    Symbol(String),
+    /// `floor(a / b)`.
+    Floor(Dim, Dim),
+    /// `a` modulo `b`, with the sign of the divisor.
+    Mod(Dim, Dim),
+    /// The smaller one.
+    Min(Dim, Dim),
+    /// The larger one.
+    Max(Dim, Dim),
+}
+
 impl From<i64> for Dim {
     fn from(n: i64) -> Self {
         Dim(Repr::Const(n))
@@ -83,6 +98,24 @@ impl Dim {
             Repr::Const(n) => vec![(vec![], *n)],
             Repr::Sum(t) => t.to_vec(),
         }
+    }
+
+    /// The sum of products that the expression is: each with its coefficient, a constant without factors.
+    ///
+    /// ```
+    /// use sinter_runtime::dim::{Dim, Factor};
+    /// let d = Dim::parse("2 * seq").unwrap();
+    /// assert_eq!(d.products(), [(2, vec![Factor::Symbol("seq".to_owned())])]);
+    /// ```
+    pub fn products(&self) -> Vec<(i64, Vec<Factor>)> {
+        let factor = |a: &Atom| match a {
+            Atom::Sym(s) => Factor::Symbol(s.to_string()),
+            Atom::Floor(d) => Factor::Floor(d.0.clone(), d.1.clone()),
+            Atom::Mod(d) => Factor::Mod(d.0.clone(), d.1.clone()),
+            Atom::Min(d) => Factor::Min(d.0.clone(), d.1.clone()),
+            Atom::Max(d) => Factor::Max(d.0.clone(), d.1.clone()),
+        };
+        self.terms().iter().map(|(m, c)| (*c, m.iter().map(factor).collect())).collect()
     }
 
     fn from_terms(terms: impl IntoIterator<Item = (Vec<Atom>, i64)>) -> Dim {

@@ -2,6 +2,7 @@
 
 mod data;
 mod diff;
+mod emit;
 mod explain;
 mod graphs;
 mod optimize;

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sinter_runtime::plan::PlanWriter;
 
 use super::options::{CompileOptions, own_rules};
-use super::{Failure, OutFile, Outcome, deliver, report, say, summary};
+use super::{Failure, OutFile, Outcome, deliver, emit, report, say, summary};
+use crate::emit::Dialect;
 use crate::explain;
 use crate::import::{self, Imported};
 use crate::ir::{self, print};
@@ -21,15 +22,35 @@ pub(super) struct Options {
     model: PathBuf,
     #[command(flatten)]
     compile: CompileOptions,
-    /// Folder for the plan. A plan that is there already is replaced, anything else is left alone.
-    #[arg(short, long, value_name = "DIR")]
+    /// Folder for the plan. A plan that is there already is replaced, anything else is left alone. With --emit onnx:
+    /// the ONNX file for one rank, the folder for several.
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// Write the result as ONNX in place of a plan: one file with its data beside it, or for several ranks
+    /// a folder with rank0.onnx, rank1.onnx and so on.
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "output")]
+    emit: Option<Format>,
+    /// What fused operators become in ONNX: local functions over standard operators, or ONNX Runtime's own operators.
+    #[arg(long, value_enum, default_value_t = DialectName::Standard, requires = "emit")]
+    dialect: DialectName,
     /// Write a report as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     report: Option<String>,
     /// Fail with exit code 1 unless so many sites are fused: N in all, or NAME=N of one kind.
     #[arg(long, value_name = "N|NAME=N")]
     require_fused: Vec<String>,
+}
+
+/// Products other than a plan.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Onnx,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DialectName {
+    Standard,
+    Ort,
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
@@ -40,15 +61,25 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let mut timings = Timings::default();
     let model = timings.time("import", || import::open(&o.model).and_then(|m| m.import()))?;
     let compiled = compile(&model, &config)?;
-    if let Some(dir) = &o.output {
-        timings.time("write", || write(dir, &model, &compiled))?;
+    let mut emitted = None;
+    match (&o.output, o.emit) {
+        (Some(path), Some(Format::Onnx)) => {
+            let dialect = match o.dialect {
+                DialectName::Standard => Dialect::Standard,
+                DialectName::Ort => Dialect::Ort,
+            };
+            emitted = Some(timings.time("write", || emit::write(path, &compiled.plan, &model.weights, dialect))?);
+        }
+        (Some(dir), None) => timings.time("write", || write(dir, &model, &compiled))?,
+        (None, _) => {}
     }
     let own = report::OwnRules {
         names: own_rules(&config.rules).map(|r| r.name.clone()).collect(),
         verified: !o.compile.trusts_rules(),
     };
     let r = report::Report::new(&o.model, &model, &compiled, own, &timings);
-    let text = summary::text(&r, &compiled, o.output.as_deref());
+    let mut text = summary::text(&r, &compiled, o.output.as_deref().filter(|_| emitted.is_none()));
+    text += &emitted.unwrap_or_default();
     deliver(report_file, &r, &text)?;
     let mut outcome = Outcome::Done;
     for d in &demands {

@@ -23,6 +23,7 @@ use self::context::{Context, Val};
 pub use self::error::ImportError;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
+pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
 use crate::ir::{DType, Dim, Graph, TensorType};
 

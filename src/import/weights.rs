@@ -65,6 +65,11 @@ pub(super) fn dtype(code: i32) -> Option<DType> {
     })
 }
 
+/// The ONNX data type number of an element type.
+pub(crate) fn data_type(wanted: DType) -> Option<i32> {
+    (1..64).find(|&code| dtype(code) == Some(wanted))
+}
+
 /// The ONNX name of a data type number, for messages.
 pub(super) fn dtype_name(code: i32) -> String {
     tensor_proto::DataType::try_from(code).map_or_else(|_| format!("data type {code}"), |t| t.as_str_name().to_owned())

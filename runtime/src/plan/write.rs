@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan, Range};
 use crate::dtype::DType;
+use crate::map;
 use crate::tensor::{Tensor, byte_len, for_each_run};
 
 /// Why a plan could not be written. Nothing of it is left behind.
@@ -38,6 +39,9 @@ pub enum WriteError {
     #[error("the plan cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
+
+/// Weight data is written, and released from memory, in pieces of so many bytes.
+const PIECE: usize = 8 << 20;
 
 /// A weight, or a part of one, for one rank's file.
 pub struct WeightEntry<'a> {
@@ -82,8 +86,34 @@ impl WeightEntry<'_> {
         Ok(())
     }
 
-    fn bytes(&self) -> usize {
+    /// Length of the part in bytes.
+    pub fn bytes(&self) -> usize {
         byte_len(self.dtype, &self.shape).unwrap_or(0)
+    }
+
+    /// Writes the part; it is never held in memory as a whole.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.check().map_err(io::Error::other)?;
+        let mut result = Ok(());
+        let mut done = None;
+        for_each_run(self.dtype, &self.source_shape, &self.window(), |r| {
+            let start = *done.get_or_insert(r.start);
+            let mut released = start;
+            for at in r.clone().step_by(PIECE) {
+                let end = r.end.min(at + PIECE);
+                if result.is_ok() {
+                    result = out.write_all(&self.source[at..end]);
+                }
+                // What has been written need not stay in memory.
+                if end - released >= PIECE {
+                    map::release(&self.source[released..end]);
+                    released = end;
+                }
+            }
+            done = Some(released);
+        });
+        map::release(&self.source[done.unwrap_or(0)..]);
+        result
     }
 
     /// The part as a tensor, for ranks that take their weights from memory.
@@ -190,13 +220,7 @@ impl PlanWriter {
             f.write_all(&(header.len() as u64).to_le_bytes())?;
             f.write_all(&header)?;
             for w in &sorted {
-                let mut result = Ok(());
-                for_each_run(w.dtype, &w.source_shape, &w.window(), |r| {
-                    if result.is_ok() {
-                        result = f.write_all(&w.source[r]);
-                    }
-                });
-                result?;
+                w.write(f)?;
             }
             Ok(())
         })

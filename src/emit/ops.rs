@@ -1,0 +1,249 @@
+//! One operator of a plan as ONNX nodes.
+
+use super::builder::{Builder, CONTRIB, Val, int};
+use super::{Dialect, EmitError, Result, nn};
+use crate::ir::{Body, DType, Dim, Literal, Op, TensorType};
+
+/// What the nodes of one rank depend on.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) dialect: Dialect,
+    /// Position in the tensor group.
+    pub(super) index: usize,
+    /// Size of the tensor group.
+    pub(super) size: usize,
+}
+
+/// Adds the nodes of an operator. `wanted` tells which results something reads.
+pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[bool]) -> Result<Vec<String>> {
+    let one = |name: String| Ok(vec![name]);
+    let names: Vec<&str> = x.iter().map(|v| v.name.as_str()).collect();
+    let plain = |b: &mut Builder, op: &str| one(b.op(op, &names, vec![]));
+    match op {
+        Op::Const { value } => one(b.constant(value)?),
+        Op::Dims { values, scalar: true } => one(b.extent_scalar(&values[0])?),
+        Op::Dims { values, scalar: false } => one(b.extents(values)?),
+        Op::Range { start, limit, step } => {
+            let (start, limit) = (b.extent_scalar(start)?, b.extent_scalar(limit)?);
+            let step = b.constant(&Literal::ints(DType::I64, vec![], &[*step]))?;
+            one(b.op("Range", &[&start, &limit, &step], vec![]))
+        }
+
+        Op::Neg {} => plain(b, "Neg"),
+        Op::Abs {} => plain(b, "Abs"),
+        Op::Sqrt {} => plain(b, "Sqrt"),
+        Op::Reciprocal {} => plain(b, "Reciprocal"),
+        Op::Exp {} => plain(b, "Exp"),
+        Op::Log {} => plain(b, "Log"),
+        Op::Sigmoid {} => plain(b, "Sigmoid"),
+        Op::Tanh {} => plain(b, "Tanh"),
+        Op::Erf {} => plain(b, "Erf"),
+        Op::Cos {} => plain(b, "Cos"),
+        Op::Sin {} => plain(b, "Sin"),
+        Op::Relu {} => plain(b, "Relu"),
+        Op::Floor {} => plain(b, "Floor"),
+        Op::Ceil {} => plain(b, "Ceil"),
+        Op::Not {} => plain(b, "Not"),
+        Op::IsNan {} => plain(b, "IsNaN"),
+        Op::Cast { to } => one(b.cast(names[0], x[0].ty.dtype, *to)?),
+        Op::Add {} => plain(b, "Add"),
+        Op::Sub {} => plain(b, "Sub"),
+        Op::Mul {} => plain(b, "Mul"),
+        Op::Div {} => plain(b, "Div"),
+        Op::Pow {} => plain(b, "Pow"),
+        Op::Max {} => plain(b, "Max"),
+        Op::Min {} => plain(b, "Min"),
+        Op::And {} => plain(b, "And"),
+        Op::Or {} => plain(b, "Or"),
+        Op::Equal {} => plain(b, "Equal"),
+        Op::Less {} => plain(b, "Less"),
+        Op::LessEqual {} => plain(b, "LessOrEqual"),
+        Op::Greater {} => plain(b, "Greater"),
+        Op::GreaterEqual {} => plain(b, "GreaterOrEqual"),
+        Op::Where {} => plain(b, "Where"),
+
+        Op::ReduceSum { axes, keepdims } => one(reduce(b, "ReduceSum", names[0], axes, *keepdims)?),
+        Op::ReduceMean { axes, keepdims } => one(reduce(b, "ReduceMean", names[0], axes, *keepdims)?),
+        Op::ReduceMax { axes, keepdims } => one(reduce(b, "ReduceMax", names[0], axes, *keepdims)?),
+        Op::Softmax { axis, safe } => {
+            let y = b.op("Softmax", &names, vec![int("axis", *axis)]);
+            one(if *safe { nn::zero_where_nan(b, &y, x[0].ty.dtype)? } else { y })
+        }
+        Op::Matmul { trans_b } => one(nn::matmul(b, p, x, *trans_b)?),
+        Op::Silu {} => one(nn::silu(b, p, &x[0])?),
+        Op::Gelu { tanh } => one(nn::gelu(b, names[0], *tanh)),
+        Op::SiluMul {} => one(nn::silu_mul(b, p, x)?),
+        Op::GeluMul { tanh } => one(nn::gelu_mul(b, p, x, *tanh)?),
+        Op::RmsNorm { eps } => one(nn::rms_norm(b, p, x, eps.0)?),
+        Op::LayerNorm { eps } => one(nn::layer_norm(b, x, eps.0)?),
+        Op::AddRmsNorm { eps } => nn::add_rms_norm(b, p, x, eps.0, wanted),
+        Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0, wanted),
+        Op::ArResidualRmsNorm { eps, .. } => {
+            let summed = nn::all_reduced(b, x);
+            nn::add_rms_norm(b, p, &summed, eps.0, wanted)
+        }
+        Op::ArResidualLayerNorm { eps, .. } => {
+            let summed = nn::all_reduced(b, x);
+            nn::add_layer_norm(b, p, &summed, eps.0, wanted)
+        }
+        Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
+        Op::Attention { scale, causal, softcap, safe } => {
+            let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: *safe };
+            one(nn::attention(b, p, x, &how)?)
+        }
+
+        Op::Reshape { shape } => one(reshape(b, &x[0], shape)?),
+        Op::Transpose { perm } => one(b.op("Transpose", &names, vec![super::builder::ints("perm", perm)])),
+        Op::Expand { shape } => one(expand(b, &x[0], shape)?),
+        Op::Concat { axis } => one(b.op("Concat", &names, vec![int("axis", *axis)])),
+        Op::Slice { axis, start, end, step } => one(slice(b, &x[0], *axis, start, end, *step)?),
+        Op::Gather { axis } => one(b.op("Gather", &names, vec![int("axis", *axis)])),
+        Op::GatherNd { batch_dims } => {
+            let indices = b.cast(names[1], x[1].ty.dtype, DType::I64)?;
+            one(b.op("GatherND", &[names[0], &indices], vec![int("batch_dims", *batch_dims)]))
+        }
+
+        Op::Shard { dim, parts, .. } => one(shard(b, p, &x[0], *dim, *parts)?),
+        Op::AllReduce { .. } => one(b.call(CONTRIB, "AllReduce", &names, 1, vec![]).pop().unwrap_or_default()),
+        Op::AllGather { dim, parts, .. } => one(all_gather(b, p, names[0], *dim, *parts)?),
+        Op::VocabGather { .. } => one(vocab_gather(b, p, x)?),
+        Op::Kernel { body } => kernel(b, p, body, x),
+        other => Err(EmitError::Operator(other.title().to_owned())),
+    }
+}
+
+fn reduce(b: &mut Builder, op: &str, x: &str, axes: &[i64], keepdims: bool) -> Result<String> {
+    if axes.is_empty() {
+        // No axes would mean all of them.
+        return Ok(x.to_owned());
+    }
+    let axes = b.ints(axes)?;
+    Ok(b.op(op, &[x, &axes], vec![int("keepdims", keepdims.into())]))
+}
+
+/// The shape operand of a reshape: 0 where an extent stays, -1 where it follows from the others.
+fn reshape(b: &mut Builder, x: &Val, shape: &[Dim]) -> Result<String> {
+    if x.ty.shape == shape {
+        return Ok(x.name.clone());
+    }
+    let mut target: Vec<Option<i64>> = vec![];
+    for (i, d) in shape.iter().enumerate() {
+        target.push(match d.as_const() {
+            Some(n) => Some(n),
+            None if x.ty.shape.get(i) == Some(d) => Some(0),
+            None => None,
+        });
+    }
+    // A constant extent of 0 would be read as a copy; it is computed instead.
+    let has_zero = shape.iter().any(|d| d.as_const() == Some(0));
+    if has_zero || target.iter().filter(|d| d.is_none()).count() > 1 {
+        let to = b.extents(shape)?;
+        return Ok(b.op("Reshape", &[&x.name, &to], if has_zero { vec![int("allowzero", 1)] } else { vec![] }));
+    }
+    let to: Vec<i64> = target.into_iter().map(|d| d.unwrap_or(-1)).collect();
+    let to = b.ints(&to)?;
+    Ok(b.op("Reshape", &[&x.name, &to], vec![]))
+}
+
+/// Broadcasts; extents that stay are 1 in the shape operand.
+fn expand(b: &mut Builder, x: &Val, shape: &[Dim]) -> Result<String> {
+    let lead = shape.len().saturating_sub(x.ty.rank());
+    let to: Vec<Dim> = shape
+        .iter()
+        .enumerate()
+        .map(|(i, d)| match i.checked_sub(lead).and_then(|i| x.ty.shape.get(i)) {
+            Some(have) if have == d => Dim::from(1),
+            _ => d.clone(),
+        })
+        .collect();
+    if x.ty.shape == shape {
+        return Ok(x.name.clone());
+    }
+    let to = b.extents(&to)?;
+    Ok(b.op("Expand", &[&x.name, &to], vec![]))
+}
+
+fn slice(b: &mut Builder, x: &Val, axis: i64, start: &Dim, end: &Dim, step: i64) -> Result<String> {
+    let whole = usize::try_from(axis).ok().and_then(|a| x.ty.shape.get(a));
+    let from = b.extent(start)?;
+    let to = if whole == Some(end) { b.ints(&[i64::MAX])? } else { b.extent(end)? };
+    let axes = b.ints(&[axis])?;
+    if step == 1 {
+        return Ok(b.op("Slice", &[&x.name, &from, &to, &axes], vec![]));
+    }
+    let step = b.ints(&[step])?;
+    Ok(b.op("Slice", &[&x.name, &from, &to, &axes, &step], vec![]))
+}
+
+/// The part of a value that a rank of the tensor group has.
+pub(super) fn shard(b: &mut Builder, p: &Place, x: &Val, dim: i64, parts: i64) -> Result<String> {
+    let bad = || EmitError::Operator(format!("shard of axis {dim} in {parts} parts"));
+    let (axis, count) = (usize::try_from(dim).map_err(|_| bad())?, usize::try_from(parts).map_err(|_| bad())?);
+    let each = x.ty.shape.get(axis).and_then(|d| d.div_exact(&Dim::from(parts))).ok_or_else(bad)?;
+    let index = (p.index * count / p.size) as i64;
+    slice(b, x, dim, &(&each * &Dim::from(index)), &(&each * &Dim::from(index + 1)), 1)
+}
+
+/// Joins the distinct parts that the ranks hold.
+fn all_gather(b: &mut Builder, p: &Place, x: &str, dim: i64, parts: i64) -> Result<String> {
+    let size = p.size as i64;
+    let attributes = vec![int("group_size", size), int("axis", dim)];
+    let all = b.call(CONTRIB, "AllGather", &[x], 1, attributes).pop().unwrap_or_default();
+    if parts == size {
+        return Ok(all);
+    }
+    // Neighbouring ranks hold the same part: one of each is kept.
+    let each = b.call("", "Split", &[&all], p.size, vec![int("axis", dim), int("num_outputs", size)]);
+    let kept: Vec<&str> =
+        (0..parts).filter_map(|i| each.get((i * size / parts) as usize)).map(String::as_str).collect();
+    Ok(b.op("Concat", &kept, vec![int("axis", dim)]))
+}
+
+/// Rows of a table that is split over the ranks; rows of other ranks are zero.
+fn vocab_gather(b: &mut Builder, p: &Place, x: &[Val]) -> Result<String> {
+    let rows = x[0].ty.shape.first().and_then(Dim::as_const);
+    let rows = rows.ok_or_else(|| EmitError::Operator("vocab_gather of a table of unknown extent".to_owned()))?;
+    let index = b.cast(&x[1].name, x[1].ty.dtype, DType::I64)?;
+    let int = |b: &mut Builder, v: i64| b.constant(&Literal::ints(DType::I64, vec![], &[v]));
+    let (zero, total) = (int(b, 0)?, int(b, rows * p.size as i64)?);
+    let (low, rows) = (int(b, rows * p.index as i64)?, int(b, rows)?);
+    // Negative indices count from the end.
+    let wrapped = b.op("Mod", &[&index, &total], vec![]);
+    let local = b.op("Sub", &[&wrapped, &low], vec![]);
+    let above = b.op("GreaterOrEqual", &[&local, &zero], vec![]);
+    let below = b.op("Less", &[&local, &rows], vec![]);
+    let mine = b.op("And", &[&above, &below], vec![]);
+    let at = b.op("Where", &[&mine, &local, &zero], vec![]);
+    let found = b.op("Gather", &[&x[0].name, &at], vec![]);
+    let last = b.ints(&[-1])?;
+    let mine = b.op("Unsqueeze", &[&mine, &last], vec![]);
+    let nothing = b.scalar(x[0].ty.dtype, 0.0)?;
+    Ok(b.op("Where", &[&mine, &found, &nothing], vec![]))
+}
+
+/// A declared kernel: a local function with its body, or the body's nodes where extents of the body cannot be
+/// read from the operands.
+fn kernel(b: &mut Builder, p: &Place, body: &Body, x: &[Val]) -> Result<Vec<String>> {
+    let names: Vec<String> = (0..x.len()).map(|i| format!("x{i}")).collect();
+    let results: Vec<String> = (0..body.results.len()).map(|i| format!("y{i}")).collect();
+    let operands: Vec<(&str, &Val)> = names.iter().map(String::as_str).zip(x).collect();
+    let results: Vec<&str> = results.iter().map(String::as_str).collect();
+    let doc = format!("The declared kernel `{}`.", body.name);
+    // Functions of standard operators alone: contributed ones are for the main graph.
+    let place = Place { dialect: Dialect::Standard, ..*p };
+    match b.function(&body.name, &doc, &operands, &results, |b, x| steps(b, &place, body, x)) {
+        Err(EmitError::Symbol(_)) => steps(b, p, body, x),
+        done => done,
+    }
+}
+
+fn steps(b: &mut Builder, p: &Place, body: &Body, x: &[Val]) -> Result<Vec<String>> {
+    let mut values = x.to_vec();
+    for s in &body.steps {
+        let operands: Vec<Val> = s.inputs.iter().filter_map(|&n| values.get(n).cloned()).collect();
+        let name = emit(b, p, &s.op, &operands, &[true])?.pop().unwrap_or_default();
+        let ty: TensorType = s.ty.clone();
+        values.push(Val { name, ty });
+    }
+    Ok(body.results.iter().filter_map(|&n| values.get(n)).map(|v| v.name.clone()).collect())
+}
