@@ -253,11 +253,11 @@ impl<'a> Context<'a> {
             return standard::strings(self, name, value);
         }
         let w = self.store.load(t).map_err(|e| OpError::from(e.to_string()))?;
-        Ok(self.constant_data(name, w))
+        Ok(self.define_constant(name, w))
     }
 
     /// A constant tensor with its data.
-    pub(super) fn constant_data(&mut self, name: &str, w: Weight) -> Val {
+    pub(super) fn define_constant(&mut self, name: &str, w: Weight) -> Val {
         let n: usize = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).product();
         let shape: Vec<usize> = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
         let literal = |w: &Weight| Literal { dtype: w.ty.dtype, shape: shape.clone(), data: w.bytes.to_vec() };

@@ -231,5 +231,5 @@ fn constant(cx: &mut Context<'_>, name: &str, d: Data) -> Result<Val> {
     let Data::Tensor(t) = d else { return Err(OpError::from("a constant that is no tensor of numbers")) };
     let shape: Vec<Dim> = t.shape.iter().map(|&d| Dim::from(d as i64)).collect();
     let ty = TensorType { dtype: t.dtype, shape };
-    Ok(cx.constant_data(name, Weight { ty, bytes: t.bytes().to_vec().into() }))
+    Ok(cx.define_constant(name, Weight { ty, bytes: t.bytes().to_vec().into() }))
 }

@@ -3,7 +3,9 @@
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
-use super::attention::{How, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads};
+use super::attention::{
+    How, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads,
+};
 use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
 
 fn one() -> Dim {
@@ -116,11 +118,8 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         let dtype = cx.ty(q).dtype;
         operands.push(cx.scalar(dtype, 0.0));
     }
-    let how = How {
-        scale: scale(n, &width)?,
-        softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
-        causal: false,
-    };
+    let how =
+        How { scale: scale(n, &width)?, softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)), causal: false };
     let y = cx.add(how.op(), &operands)?;
     let y = merge_heads(cx, y)?;
     Ok([y, keys, values].map(Val::Node).to_vec())
@@ -198,7 +197,9 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
         (3, 5, Some(kv), None) => [split_heads(cx, q, heads)?, taken(cx, kv, 0)?, taken(cx, kv, 1)?],
         // The keys of another sequence, apart by heads already.
         (3, 4, Some(k), Some(v)) => [split_heads(cx, q, heads)?, k, v],
-        (3, 3, Some(k), Some(v)) => [split_heads(cx, q, heads)?, split_heads(cx, k, heads)?, split_heads(cx, v, heads)?],
+        (3, 3, Some(k), Some(v)) => {
+            [split_heads(cx, q, heads)?, split_heads(cx, k, heads)?, split_heads(cx, v, heads)?]
+        }
         _ => return Err(OpError::from("query, key and value have none of the forms of the operator")),
     };
     if let Some(bias) = cx.optional(n, 3)? {
