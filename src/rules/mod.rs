@@ -30,6 +30,7 @@ pub const BUNDLED: &[(&str, &str)] = &[
     ("rules/raise-attention.rules", include_str!("../../rules/raise-attention.rules")),
     ("rules/shard.rules", include_str!("../../rules/shard.rules")),
     ("rules/shard-contrib.rules", include_str!("../../rules/shard-contrib.rules")),
+    ("rules/experts.rules", include_str!("../../rules/experts.rules")),
     ("rules/boundary.rules", include_str!("../../rules/boundary.rules")),
     ("rules/fuse.rules", include_str!("../../rules/fuse.rules")),
 ];
