@@ -86,6 +86,8 @@ fn fold(op: &Op, x: &[&Literal]) -> Option<Literal> {
 pub(super) struct Context<'a> {
     pub(super) graph: Graph,
     pub(super) opset: i64,
+    /// Number of ranks that the model's own communication states.
+    pub(super) ranks: Option<usize>,
     vals: HashMap<String, Val>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     store: Store,
@@ -101,6 +103,7 @@ impl<'a> Context<'a> {
         Context {
             graph: Graph::new(name),
             opset,
+            ranks: None,
             vals: HashMap::new(),
             initializers,
             store,

@@ -28,6 +28,7 @@ pub const BUNDLED: &[(&str, &str)] = &[
     ("rules/algebra.rules", include_str!("../../rules/algebra.rules")),
     ("rules/raise.rules", include_str!("../../rules/raise.rules")),
     ("rules/raise-attention.rules", include_str!("../../rules/raise-attention.rules")),
+    ("rules/recover.rules", include_str!("../../rules/recover.rules")),
     ("rules/shard.rules", include_str!("../../rules/shard.rules")),
     ("rules/boundary.rules", include_str!("../../rules/boundary.rules")),
     ("rules/fuse.rules", include_str!("../../rules/fuse.rules")),

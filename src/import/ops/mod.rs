@@ -1,8 +1,10 @@
 //! ONNX operators, one file per family.
 
+mod collective;
 mod layout;
 mod math;
 mod nn;
+mod norms;
 mod shape;
 
 use super::context::{Context, OpError, Result, Val};
@@ -10,14 +12,18 @@ use super::proto::NodeProto;
 
 /// Whether there is an importer for a node's operator.
 pub(super) fn supported(n: &NodeProto) -> bool {
+    if n.op_type() == collective::DIST {
+        return true;
+    }
     match n.domain() {
         "" | "ai.onnx" => {
             shape::OPS.contains(&n.op_type())
                 || layout::OPS.contains(&n.op_type())
                 || math::supported(n.op_type())
                 || nn::OPS.contains(&n.op_type())
+                || norms::OPS.contains(&n.op_type())
         }
-        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()),
+        "com.microsoft" => norms::CONTRIB.contains(&n.op_type()) || collective::CONTRIB.contains(&n.op_type()),
         _ => false,
     }
 }
@@ -33,8 +39,12 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         layout::import(cx, n)
     } else if math::supported(op) {
         math::import(cx, n)
-    } else if nn::OPS.contains(&op) || nn::CONTRIB.contains(&op) {
+    } else if nn::OPS.contains(&op) {
         nn::import(cx, n)
+    } else if norms::OPS.contains(&op) || norms::CONTRIB.contains(&op) {
+        norms::import(cx, n)
+    } else if op == collective::DIST || collective::CONTRIB.contains(&op) {
+        collective::import(cx, n)
     } else {
         shape::import(cx, n)
     }

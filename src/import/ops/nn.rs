@@ -1,67 +1,19 @@
-//! Normalisation, rotary embedding and attention, in their native and contributed forms.
+//! Rotary embedding and attention in their native forms.
 
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
-use super::axis;
 use crate::ir::{Dim, NodeId, Op, Real};
 
-pub(super) const OPS: &[&str] =
-    &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "RotaryEmbedding", "Attention"];
-
-/// Operators of ONNX Runtime's own domain.
-pub(super) const CONTRIB: &[&str] = &["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"];
+pub(super) const OPS: &[&str] = &["RotaryEmbedding", "Attention"];
 
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     let one = |id: NodeId| Ok(vec![Val::Node(id)]);
     match n.op_type() {
-        "LayerNormalization" => {
-            let (x, w) = (cx.operand(n, 0)?, cx.operand(n, 1)?);
-            let eps = norm_attributes(cx, n, x)?;
-            let b = match cx.optional(n, 2)? {
-                Some(b) => b,
-                None => {
-                    let ty = cx.ty(w).clone();
-                    let zero = cx.scalar(ty.dtype, 0.0);
-                    cx.add(Op::Expand { shape: ty.shape }, &[zero])?
-                }
-            };
-            one(cx.add(Op::LayerNorm { eps }, &[x, w, b])?)
-        }
-        "RMSNormalization" | "SimplifiedLayerNormalization" => {
-            let (x, w) = (cx.operand(n, 0)?, cx.operand(n, 1)?);
-            let eps = norm_attributes(cx, n, x)?;
-            one(cx.add(Op::RmsNorm { eps }, &[x, w])?)
-        }
-        "SkipSimplifiedLayerNormalization" => {
-            // Split again into addition and norm, so that a better fusion can take them.
-            let (x, skip, w) = (cx.operand(n, 0)?, cx.operand(n, 1)?, cx.operand(n, 2)?);
-            let mut sum = cx.add(Op::Add {}, &[x, skip])?;
-            if let Some(bias) = cx.optional(n, 3)? {
-                sum = cx.add(Op::Add {}, &[sum, bias])?;
-            }
-            let eps = Real(f64::from(attrs::float(n, "epsilon").unwrap_or(1e-5)));
-            let y = cx.add(Op::RmsNorm { eps }, &[sum, w])?;
-            if n.output.iter().skip(1).take(2).any(|o| !o.is_empty()) {
-                return Err(OpError::from("the mean and inverse deviation outputs are not supported"));
-            }
-            Ok([y, y, y, sum].map(Val::Node).to_vec())
-        }
         "RotaryEmbedding" => one(rotary(cx, n)?),
         "Attention" => attention(cx, n),
         other => Err(OpError::from(format!("`{other}` has no importer"))),
     }
-}
-
-fn norm_attributes(cx: &Context<'_>, n: &NodeProto, x: NodeId) -> Result<Real> {
-    let rank = cx.ty(x).rank();
-    if axis(attrs::int(n, "axis").unwrap_or(-1), rank)? + 1 != rank {
-        return Err(OpError::from("only the norm over the last axis is supported"));
-    }
-    if attrs::int(n, "stash_type").unwrap_or(1) != 1 {
-        return Err(OpError::from("only norms computed in float32 (stash_type 1) are supported"));
-    }
-    Ok(Real(f64::from(attrs::float(n, "epsilon").unwrap_or(1e-5))))
 }
 
 fn rotary(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
