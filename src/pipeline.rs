@@ -79,6 +79,16 @@ pub enum CompileError {
     /// A rule equates what cannot be equal.
     #[error(transparent)]
     Rule(#[from] RuleConflict),
+    /// The model communicates between another number of ranks.
+    #[error(
+        "--tp {tp} does not fit: the model communicates between {stated} ranks already\n  help: use --tp {stated}, or export the model without communication"
+    )]
+    Ranks {
+        /// Ranks that the model states.
+        stated: usize,
+        /// Ranks asked for.
+        tp: usize,
+    },
     /// The mapping does not fit the model.
     #[error(transparent)]
     Partition(#[from] PartitionError),
@@ -115,7 +125,13 @@ pub fn compile_with(
     let mut t = Timings::default();
     let mapping = config.mapping;
     let imported = checked("import", model.graph.clone())?;
-    let cost = CostModel::new(config.device.clone(), mapping, config.objective, &imported);
+    if let Some(stated) = model.ranks.filter(|&r| r != mapping.tp) {
+        return Err(CompileError::Ranks { stated, tp: mapping.tp });
+    }
+    // A model that communicates is the program of one rank: its weights are shares already.
+    let is_share = communicates(&imported);
+    let objective = if is_share { Objective::Latency } else { config.objective };
+    let cost = CostModel::new(config.device.clone(), mapping, objective, &imported);
 
     let mut log = Log { stats: vec![], recorder: Recorder::new() };
     let mut inner = Timings::default();
@@ -125,7 +141,9 @@ pub fn compile_with(
     }
     let original = raised.stats;
     let raised = checked("raise", mark_caches(raised.graph))?;
-    partition::check_heads(&raised, mapping.tp)?;
+    if !is_share {
+        partition::check_heads(&raised, mapping.tp)?;
+    }
     let staged =
         t.time("partition", || partition::partition(&raised, mapping.pp, config.layers_per_stage.as_deref(), &cost))?;
     let staged = checked("partition", staged)?;
@@ -158,7 +176,10 @@ fn rewrite(
 ) -> Result<Extracted, CompileError> {
     let mut program = saturate::load(graph);
     for &phase in phases {
-        let rules = config.rules.phase(phase);
+        let mut rules = config.rules.phase(phase);
+        if communicates(graph) {
+            rules.retain(|r| !r.cuts());
+        }
         let made = &mut program.made;
         let run = || saturate::saturate(&mut program.eg, &rules, &config.mapping, config.saturate, made);
         log.stats.push((phase, t.time("saturate", run)?));
@@ -170,6 +191,11 @@ fn rewrite(
         saturate::explain(&program, graphs, &found.terms, &config.rules, to, &mut log.recorder);
     });
     Ok(found)
+}
+
+/// Whether a graph has sums over ranks: as it comes from the importer, these are the model's own.
+fn communicates(graph: &Graph) -> bool {
+    graph.nodes().any(|(_, n)| matches!(n.op, Op::AllReduce { .. }))
 }
 
 /// Marks the outputs that extend an input: caches, which the caller feeds back, so that their parts may

@@ -95,6 +95,8 @@ pub(super) struct Context<'a> {
     declared: HashMap<&'a str, Partial>,
     /// Symbols made for extents that only execution shows.
     late: std::collections::BTreeSet<String>,
+    /// Number of ranks that the model's own communication states.
+    pub(super) ranks: Option<usize>,
     vals: HashMap<String, Val>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     store: Store,
@@ -120,6 +122,7 @@ impl<'a> Context<'a> {
             opsets,
             declared,
             late: std::collections::BTreeSet::new(),
+            ranks: None,
             vals: HashMap::new(),
             initializers,
             store,

@@ -43,6 +43,8 @@ pub struct Imported {
     pub opset: i64,
     /// Number of ONNX nodes.
     pub n_nodes: usize,
+    /// Number of tensor-parallel ranks that the model's own communication states, where it states one.
+    pub ranks: Option<usize>,
 }
 
 /// The data of a stand-alone tensor message: element type, shape and elements.
@@ -180,9 +182,10 @@ impl Model {
         if graph.output.is_empty() {
             return Err(ImportError::Structure("the graph has no output".into()));
         }
+        let ranks = cx.ranks;
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len() }))
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len(), ranks }))
     }
 }
 

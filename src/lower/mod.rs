@@ -4,6 +4,7 @@
 //! them, receives first and sends as soon as the value exists. The certificate is derived here; a plan
 //! without one is never written.
 
+mod alone;
 mod buffers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -59,7 +60,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
         }
         stages.push(stage);
     }
-    let reference = reference_stage(reference, &inputs, sizes)?;
+    let reference = reference_stage(&alone::alone(reference, mapping.tp), &inputs, sizes)?;
     keep_for_reference(&mut stages, &reference);
     let certificate = plan::certify(&mapping, &stages)?;
     let plan = Plan {

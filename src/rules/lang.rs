@@ -65,6 +65,30 @@ pub struct Rule {
     pub yields: Vec<(Target, Template)>,
 }
 
+impl Rule {
+    /// Whether it makes parts of tensors that its left side does not have in parts: where each cut starts.
+    pub fn cuts(&self) -> bool {
+        fn reads(p: &Pattern) -> bool {
+            match p {
+                Pattern::Op(o) => matches!(&o.head, Head::Op(k) if k.0.name == CUT) || o.args.iter().any(reads),
+                _ => false,
+            }
+        }
+        fn makes(t: &Template) -> bool {
+            match t {
+                Template::Op { head, args, .. } => {
+                    matches!(head, TemplateHead::Op(k, _) if k.0.name == CUT) || args.iter().any(makes)
+                }
+                _ => false,
+            }
+        }
+        !reads(&self.pattern) && self.yields.iter().any(|(_, t)| makes(t))
+    }
+}
+
+/// The operator that cuts.
+const CUT: &str = "shard";
+
 /// What a template's value is united with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {

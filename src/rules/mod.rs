@@ -28,6 +28,7 @@ pub const BUNDLED: &[(&str, &str)] = &[
     ("rules/algebra.rules", include_str!("../../rules/algebra.rules")),
     ("rules/raise.rules", include_str!("../../rules/raise.rules")),
     ("rules/raise-attention.rules", include_str!("../../rules/raise-attention.rules")),
+    ("rules/recover.rules", include_str!("../../rules/recover.rules")),
     ("rules/shard.rules", include_str!("../../rules/shard.rules")),
     ("rules/shard-contrib.rules", include_str!("../../rules/shard-contrib.rules")),
     ("rules/experts.rules", include_str!("../../rules/experts.rules")),

@@ -103,12 +103,14 @@ impl ValueSort {
 /// What a function of the vocabulary gives.
 pub fn result(name: &str) -> ValueSort {
     match name {
-        "value" | "rank" | "last" | "elements" | "dim" | "size" | "+" | "-" | "*" | "/" | "larger" | "item"
-        | "index" | "length" | "reshape-axis" | "aligned-axis" => ValueSort::Number,
-        "shape" | "only" | "split" | "with" | "gathered" | "compose" | "swap-last-two" => ValueSort::List,
+        "value" | "rank" | "last" | "elements" | "dim" | "size" | "+" | "-" | "*" | "/" | "larger" | "root"
+        | "item" | "index" | "length" | "reshape-axis" | "aligned-axis" => ValueSort::Number,
+        "shape" | "only" | "axes" | "split" | "with" | "gathered" | "compose" | "swap-last-two" => ValueSort::List,
         "replicated" | "weight" | "leaf" | "free" | "constant" | "scalar" | "same-shape" | "same-dtype"
         | "vector-of" | "divides" | "=" | "!=" | "<" | "not" | "broadcasts-over" | "all-broadcast-over"
-        | "covers-shape" | "float" | "swaps-last-two" | "merges-batch" | "repeats-heads" => ValueSort::Bool,
+        | "covers-shape" | "float" | "close" | "widens" | "swaps-last-two" | "merges-batch" | "repeats-heads" => {
+            ValueSort::Bool
+        }
         "dtype" => ValueSort::DType,
         _ => ValueSort::Any,
     }

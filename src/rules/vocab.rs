@@ -4,7 +4,7 @@
 //! meaning. `None` means that the function has no value there, and the rule does not apply.
 
 use super::facts::Facts;
-use crate::ir::{Attr, Dim, Mapping, MeshAxis, Real, Shape};
+use crate::ir::{Attr, DType, Dim, Mapping, MeshAxis, Real, Shape};
 
 /// What an expression evaluates to.
 #[derive(Clone, Debug)]
@@ -169,6 +169,27 @@ fn reshape_axis(from: &[Dim], to: &[Dim], d: usize, parts: i64) -> Option<usize>
     None
 }
 
+/// Whether a constant is a number of a rule, up to the rounding of its element type.
+pub fn is_close(value: f64, want: f64, dtype: DType) -> bool {
+    let relative = match dtype {
+        DType::F64 => 1e-9,
+        DType::F32 => 1e-6,
+        DType::F16 => 1e-3,
+        DType::BF16 => 8e-3,
+        _ => 0.0,
+    };
+    (value - want).abs() <= relative * want.abs()
+}
+
+/// Whether every value of one floating-point type is one of another.
+fn widens(from: DType, to: DType) -> bool {
+    match (from, to) {
+        (a, b) if a == b => a.is_float(),
+        (DType::F16 | DType::BF16, DType::F32 | DType::F64) | (DType::F32, DType::F64) => true,
+        _ => false,
+    }
+}
+
 use Kind::{Any, Axis, Bool, Class, Classes, List, Number};
 
 /// Every function of the vocabulary.
@@ -238,6 +259,26 @@ pub static FUNCTIONS: &[Function] = &[
         params: &[Class],
         doc: "The elements are floating-point numbers.",
         eval: |a| yes(a.class(0)?.ty().dtype.is_float()),
+    },
+    Function {
+        name: "close",
+        params: &[Class, Number],
+        doc: "The elements of a constant all equal the number, up to the rounding of their type.",
+        eval: |a| {
+            let f = a.class(0)?;
+            let value = f.constant.as_ref().and_then(|c| c.splat());
+            let want = a.real(1)?;
+            yes(value.is_some_and(|v| is_close(v, want, f.ty().dtype)))
+        },
+    },
+    Function {
+        name: "widens",
+        params: &[Any, Any],
+        doc: "Every number of the first floating-point type is one of the second.",
+        eval: |a| match (a.attr(0)?, a.attr(1)?) {
+            (Attr::DType(from), Attr::DType(to)) => yes(widens(*from, *to)),
+            _ => None,
+        },
     },
     Function {
         name: "vector-of",
@@ -335,6 +376,12 @@ pub static FUNCTIONS: &[Function] = &[
         },
     },
     Function {
+        name: "root",
+        params: &[Any],
+        doc: "The square root of a positive number.",
+        eval: |a| a.real(0).filter(|x| *x > 0.0).map(|x| Attr::Real(Real(x.sqrt()))),
+    },
+    Function {
         name: "larger",
         params: &[Number, Number],
         doc: "The larger of two integers.",
@@ -363,6 +410,12 @@ pub static FUNCTIONS: &[Function] = &[
         params: &[Number],
         doc: "The list of one integer.",
         eval: |a| Some(Attr::Ints(vec![a.int(0)?])),
+    },
+    Function {
+        name: "axes",
+        params: &[Number],
+        doc: "The list 0, 1, .. of so many axes in order.",
+        eval: |a| Some(Attr::Ints((0..a.int(0)?).collect())),
     },
     Function {
         name: "split",

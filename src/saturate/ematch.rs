@@ -5,10 +5,11 @@ use smallvec::SmallVec;
 
 use super::analysis::Graph;
 use super::language::ENode;
-use crate::ir::{Class, DType, Mapping, TensorType};
+use crate::ir::{Class, Mapping, TensorType};
 use crate::rules::eval::{Bind, Known, holds, numbers_are_neutral};
 use crate::rules::facts::Facts;
 use crate::rules::lang::{AttrPattern, Guard, Head, OpPattern, Pattern, VarId};
+use crate::rules::vocab::is_close;
 
 /// A match: values for the variables, and the e-classes that the pattern's operators took.
 #[derive(Clone, Debug)]
@@ -195,18 +196,6 @@ pub(super) fn head_matches(p: &OpPattern, node: &ENode) -> bool {
     };
     let most = if p.rest.is_some() { usize::MAX } else { p.args.len() + p.optional.len() };
     head && (p.args.len()..=most).contains(&node.children.len())
-}
-
-/// Whether a constant is a number of a rule, up to the rounding of its type.
-pub(super) fn is_close(value: f64, want: f64, dtype: DType) -> bool {
-    let relative = match dtype {
-        DType::F64 => 1e-9,
-        DType::F32 => 1e-6,
-        DType::F16 => 1e-3,
-        DType::BF16 => 8e-3,
-        _ => 0.0,
-    };
-    (value - want).abs() <= relative * want.abs()
 }
 
 impl Known<Id> for Graph {

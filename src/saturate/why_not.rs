@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use egg::{Id, Language as _};
 
 use super::analysis::{Graph as EGraph, facts_of};
-use super::ematch::{Match, head_matches, is_close, matches};
+use super::ematch::{Match, head_matches, matches};
 use super::from_ir::Program;
 use super::language::ENode;
 use super::names::Names;
@@ -21,6 +21,7 @@ use crate::rules::facts::Facts;
 use crate::rules::lang::{
     AttrPattern, Expr, GuardKind, Head, OpPattern, Pattern, Rule, Target, Template, TemplateHead, VarId,
 };
+use crate::rules::vocab::is_close;
 use crate::rules::{RuleSet, text};
 
 /// What the search has at hand.

@@ -83,10 +83,19 @@ pub(crate) fn run(plan: &Plan, weights: &Weights, inputs: &BTreeMap<String, Tens
 
 /// The outputs of a plan's unoptimised program, with the weights put together from the rank files.
 pub(crate) fn run_reference(plan: &Plan, weights: &Weights, dir: &Path) -> Vec<(String, Tensor)> {
-    let (_folder, plan, held) = written(plan, weights);
     let names: Vec<String> = plan.inputs.iter().map(|i| i.name.clone()).collect();
+    run_reference_on(plan, weights, &tensors(dir, "input", &names))
+}
+
+/// The same on given inputs.
+pub(crate) fn run_reference_on(
+    plan: &Plan,
+    weights: &Weights,
+    inputs: &BTreeMap<String, Tensor>,
+) -> Vec<(String, Tensor)> {
+    let (_folder, plan, held) = written(plan, weights);
     let whole = ReferenceWeights::new(&plan, &held);
-    executor::run_reference(&plan, &whole, &tensors(dir, "input", &names), &RunConfig::default()).unwrap().outputs
+    executor::run_reference(&plan, &whole, inputs, &RunConfig::default()).unwrap().outputs
 }
 
 /// Writes a plan into a temporary folder and reads it back.

@@ -39,6 +39,8 @@ mod rule_packs;
 mod rule_stats;
 /// One case per rule: that it fires, what becomes of the graph, and that the values stay the same.
 mod saturate;
+/// Every spelling of a norm and a residual sum is recognised, with and without communication in the model.
+mod spellings;
 /// The text form of graphs.
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.

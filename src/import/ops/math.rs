@@ -20,6 +20,8 @@ const OTHERS: &[&str] = &[
     "ReduceMean",
     "ReduceSum",
     "ReduceMax",
+    "ReduceSumSquare",
+    "ReduceL2",
     "Identity",
     "Dropout",
 ];
@@ -104,9 +106,10 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let rank = cx.ty(x).rank();
     match op {
         "Identity" => Ok(x),
-        "Dropout" => match cx.optional(n, 2)? {
-            Some(_) if attrs::int(n, "training_mode").is_some() => Err(OpError::from("training mode is not supported")),
-            _ => Ok(x),
+        "Dropout" => match cx.input(n, 2)? {
+            None => Ok(x),
+            Some(Val::Sym(s)) if s.ints().is_some_and(|v| v == [0]) => Ok(x),
+            Some(_) => Err(OpError::from("training mode is not supported; export the model for inference")),
         },
         "Gelu" => {
             let tanh = match attrs::text(n, "approximate").as_deref() {
@@ -161,18 +164,29 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
             cx.add(Op::Matmul { trans_b: false }, &[x, y])
         }
         "Gemm" => gemm(cx, n, x),
-        "ReduceMean" | "ReduceSum" | "ReduceMax" => {
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceSumSquare" | "ReduceL2" => {
             let given = match attrs::ints(n, "axes") {
                 Some(a) => Some(a),
                 None => cx.const_ints(n, 1)?,
             };
             let axes = match given {
                 Some(a) if !a.is_empty() => a,
-                _ if attrs::flag(n, "noop_with_empty_axes", false) => return Ok(x),
+                _ if attrs::flag(n, "noop_with_empty_axes", false) => {
+                    return match op {
+                        "ReduceSumSquare" => cx.add(Op::Mul {}, &[x, x]),
+                        "ReduceL2" => cx.add(Op::Abs {}, &[x]),
+                        _ => Ok(x),
+                    };
+                }
                 _ => (0..rank as i64).collect(),
             };
             let axes: Result<Vec<i64>> = axes.iter().map(|&a| Ok(axis(a, rank)? as i64)).collect();
             let (axes, keepdims) = (axes?, attrs::flag(n, "keepdims", true));
+            if matches!(op, "ReduceSumSquare" | "ReduceL2") {
+                let square = cx.add(Op::Mul {}, &[x, x])?;
+                let sum = cx.add(Op::ReduceSum { axes, keepdims }, &[square])?;
+                return if op == "ReduceL2" { cx.add(Op::Sqrt {}, &[sum]) } else { Ok(sum) };
+            }
             let op = match op {
                 "ReduceMean" => Op::ReduceMean { axes, keepdims },
                 "ReduceSum" => Op::ReduceSum { axes, keepdims },

@@ -1,13 +1,14 @@
 //! ONNX operators, one file per family.
 
 mod attention;
+mod collective;
 mod contrib;
 mod contrib_attention;
 mod contrib_quant;
 mod decompose;
 mod layout;
 mod math;
-mod nn;
+mod norms;
 mod shape;
 
 use super::context::{Context, OpError, Result, Val};
@@ -15,16 +16,23 @@ use super::proto::NodeProto;
 
 /// Whether there is an importer for a node's operator.
 pub(super) fn supported(n: &NodeProto) -> bool {
+    if n.op_type() == collective::DIST {
+        return true;
+    }
     match n.domain() {
         "" | "ai.onnx" => {
             shape::OPS.contains(&n.op_type())
                 || layout::OPS.contains(&n.op_type())
                 || decompose::OPS.contains(&n.op_type())
                 || math::supported(n.op_type())
-                || nn::OPS.contains(&n.op_type())
                 || attention::OPS.contains(&n.op_type())
+                || norms::OPS.contains(&n.op_type())
         }
-        "com.microsoft" => nn::CONTRIB.contains(&n.op_type()) || contrib::supported(n.op_type()),
+        "com.microsoft" => {
+            norms::CONTRIB.contains(&n.op_type())
+                || collective::CONTRIB.contains(&n.op_type())
+                || contrib::supported(n.op_type())
+        }
         _ => false,
     }
 }
@@ -53,10 +61,12 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         decompose::import(cx, n)
     } else if math::supported(op) {
         math::import(cx, n)
-    } else if nn::OPS.contains(&op) || nn::CONTRIB.contains(&op) {
-        nn::import(cx, n)
     } else if attention::OPS.contains(&op) {
         attention::import(cx, n)
+    } else if norms::OPS.contains(&op) || norms::CONTRIB.contains(&op) {
+        norms::import(cx, n)
+    } else if op == collective::DIST || collective::CONTRIB.contains(&op) {
+        collective::import(cx, n)
     } else {
         shape::import(cx, n)
     }
