@@ -59,6 +59,16 @@ pub(super) fn merge_heads(cx: &mut Context<'_>, x: NodeId) -> Result<NodeId> {
     cx.reshape(t, vec![b, tokens, &heads * &width])
 }
 
+/// Rows of a table of angles [positions, n] at some positions. The table is held as a vector, so that it is no
+/// matrix to be divided: every rank and stage looks its angles up by itself, and nothing is exchanged for them.
+pub(super) fn angles(cx: &mut Context<'_>, n: &NodeProto, i: usize, at: NodeId) -> Result<NodeId> {
+    let table = cx.operand(n, i)?;
+    let (shape, elements) = (cx.shape(table), cx.ty(table).elements());
+    let flat = super::contrib_quant::view(cx, n, i, vec![elements])?;
+    let table = cx.reshape(flat, shape)?;
+    cx.add(Op::Gather { axis: 0 }, &[table, at])
+}
+
 /// A number of heads, which must be given and positive.
 pub(super) fn head_count(n: &NodeProto, name: &str) -> Result<i64> {
     attrs::int(n, name).filter(|&h| h > 0).ok_or_else(|| OpError::from(format!("`{name}` is needed")))
@@ -142,11 +152,10 @@ fn rotate_by(cx: &mut Context<'_>, x: NodeId, [cos, sin]: [NodeId; 2], interleav
 
 fn rotary_embedding(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let x = cx.operand(n, 0)?;
-    let (mut cos, mut sin) = (cx.operand(n, 1)?, cx.operand(n, 2)?);
-    if let Some(positions) = cx.optional(n, 3)? {
-        cos = cx.add(Op::Gather { axis: 0 }, &[cos, positions])?;
-        sin = cx.add(Op::Gather { axis: 0 }, &[sin, positions])?;
-    }
+    let (cos, sin) = match cx.optional(n, 3)? {
+        Some(at) => (angles(cx, n, 1, at)?, angles(cx, n, 2, at)?),
+        None => (cx.operand(n, 1)?, cx.operand(n, 2)?),
+    };
     let interleaved = attrs::flag(n, "interleaved", false);
     let shape = cx.shape(x);
     // A token-major operand [batch, tokens, heads * width] gets its heads apart first.

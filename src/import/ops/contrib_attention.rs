@@ -3,7 +3,7 @@
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
-use super::attention::{How, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads};
+use super::attention::{How, angles, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads};
 use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
 
 fn one() -> Dim {
@@ -68,13 +68,11 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         "`total_sequence_length` must follow from shapes, such as that of the attention mask, and not be data",
     )?;
     if attrs::flag(n, "do_rotary", false) {
-        let (cos, sin) = (cx.operand(n, 7)?, cx.operand(n, 8)?);
         let mut at = cx.reshape(place, vec![batch.clone(), tokens.clone()])?;
         if let Some(given) = cx.optional(n, 9)? {
             at = given_positions(cx, given, &tokens, &total)?;
         }
-        let cos = cx.add(Op::Gather { axis: 0 }, &[cos, at])?;
-        let sin = cx.add(Op::Gather { axis: 0 }, &[sin, at])?;
+        let (cos, sin) = (angles(cx, n, 7, at)?, angles(cx, n, 8, at)?);
         let interleaved = attrs::flag(n, "rotary_interleaved", false);
         q = rotate(cx, q, cos, sin, interleaved)?;
         k = rotate(cx, k, cos, sin, interleaved)?;

@@ -4,7 +4,7 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::axis;
-use crate::ir::{NodeId, Op, Real};
+use crate::ir::{DType, NodeId, Op, Real};
 
 pub(super) const OPS: &[&str] =
     &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
@@ -42,10 +42,17 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
             }
             let eps = Real(f64::from(attrs::float(n, "epsilon").unwrap_or(1e-5)));
             let y = cx.add(Op::RmsNorm { eps }, &[sum, w])?;
-            if n.output.iter().skip(1).take(2).any(|o| !o.is_empty()) {
-                return Err(OpError::from("the mean and inverse deviation outputs are not supported"));
-            }
-            Ok([y, y, y, sum].map(Val::Node).to_vec())
+            // The statistics of a row, which nobody reads most often; then these nodes are dropped.
+            let last = vec![cx.ty(sum).rank() as i64 - 1];
+            let wide = if cx.ty(sum).dtype == DType::F32 { sum } else { cx.add(Op::Cast { to: DType::F32 }, &[sum])? };
+            let mean = cx.add(Op::ReduceMean { axes: last.clone(), keepdims: true }, &[wide])?;
+            let square = cx.add(Op::Mul {}, &[wide, wide])?;
+            let square = cx.add(Op::ReduceMean { axes: last, keepdims: true }, &[square])?;
+            let small = cx.scalar(DType::F32, eps.0);
+            let square = cx.add(Op::Add {}, &[square, small])?;
+            let root = cx.add(Op::Sqrt {}, &[square])?;
+            let inverse = cx.add(Op::Reciprocal {}, &[root])?;
+            Ok([y, mean, inverse, sum].map(Val::Node).to_vec())
         }
         other => Err(OpError::from(format!("`{other}` has no importer"))),
     }
