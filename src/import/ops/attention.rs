@@ -228,30 +228,55 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         let m = widened(cx, m, &keys)?;
         if cx.ty(m).dtype == DType::Bool { mask.keep(cx, m)? } else { mask.add(cx, m)? }
     }
-    // Query i sees the keys up to past + i; the last query of `attention` sees all keys.
+    // Query i stands at `offset` + i and sees the keys up to there: behind the past, or at the end of what is
+    // valid of a cache that is kept outside. The last query of the operator `attention` sees all keys.
     let causal = attrs::flag(n, "is_causal", false);
-    if causal && queries != new {
-        let one = Dim::from(1);
-        let key = positions(cx, &keys, vec![one.clone(), keys.clone()])?;
-        let end = &past + &queries;
-        let query = cx.add(Op::Range { start: past, limit: end, step: 1 }, &[])?;
-        let query = cx.reshape(query, vec![queries.clone(), one])?;
-        let seen = cx.add(Op::LessEqual {}, &[key, query])?;
-        mask.keep(cx, seen)?;
-    }
-    if let Some(lengths) = cx.optional(n, 6)? {
-        let [b] = extents(cx, lengths, "`nonpad_kv_seqlen`")?;
+    let lengths = cx.optional(n, 6)?;
+    let window = |name: &str| attrs::int(n, name).filter(|&w| w >= 0);
+    let (left, right) = (window("left_window_size"), window("right_window_size"));
+    let plain = causal && queries == new && lengths.is_none();
+    if causal && !plain || left.is_some() || right.is_some() || lengths.is_some() {
         let one = || Dim::from(1);
-        let key = positions(cx, &keys, vec![one(), one(), one(), keys.clone()])?;
-        let lengths = cx.reshape(lengths, vec![b, one(), one(), one()])?;
-        let inside = cx.add(Op::Less {}, &[key, lengths])?;
-        mask.keep(cx, inside)?;
+        let key = positions(cx, &keys, vec![one(), keys.clone()])?;
+        let place = match lengths {
+            None => {
+                let end = &past + &queries;
+                let query = cx.add(Op::Range { start: past, limit: end, step: 1 }, &[])?;
+                cx.reshape(query, vec![queries.clone(), one()])?
+            }
+            Some(lengths) => {
+                let [b] = extents(cx, lengths, "`nonpad_kv_seqlen`")?;
+                let lengths = cx.reshape(lengths, vec![b, one(), one(), one()])?;
+                let inside = cx.add(Op::Less {}, &[key, lengths])?;
+                mask.keep(cx, inside)?;
+                let own = count(cx, &queries)?;
+                let offset = cx.add(Op::Sub {}, &[lengths, own])?;
+                let query = positions(cx, &queries, vec![queries.clone(), one()])?;
+                cx.add(Op::Add {}, &[offset, query])?
+            }
+        };
+        let mut bound = |cx: &mut Context<'_>, op: Op, by: i64| {
+            let by = cx.scalar(DType::I64, by as f64);
+            let at = cx.add(Op::Add {}, &[place, by])?;
+            let near = cx.add(op, &[key, at])?;
+            mask.keep(cx, near)
+        };
+        if causal && !plain {
+            bound(cx, Op::LessEqual {}, 0)?;
+        }
+        if let Some(left) = left {
+            bound(cx, Op::GreaterEqual {}, -left)?;
+        }
+        if let Some(right) = right {
+            bound(cx, Op::LessEqual {}, right)?;
+        }
     }
     let mask = mask.build(cx)?;
     let how = How {
         scale: scale(n, &width)?,
         softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
-        causal: causal && queries == new,
+        causal: plain,
+        safe: true,
     };
     let mut operands = vec![q, k, v];
     operands.extend(mask);
@@ -270,12 +295,14 @@ pub(super) struct How {
     pub(super) scale: f64,
     pub(super) softcap: f64,
     pub(super) causal: bool,
+    /// Whether a query that sees no key gives zeros.
+    pub(super) safe: bool,
 }
 
 impl How {
     /// The operator of the program.
     pub(super) fn op(&self) -> Op {
-        Op::Attention { scale: Real(self.scale), causal: self.causal, softcap: Real(self.softcap), safe: false }
+        Op::Attention { scale: Real(self.scale), causal: self.causal, softcap: Real(self.softcap), safe: self.safe }
     }
 }
 
@@ -331,5 +358,5 @@ fn scores(
             y = cx.add(Op::Where {}, &[keep, y, hidden])?;
         }
     }
-    if mode == 3 { cx.add(Op::Softmax { axis: 3, safe: false }, &[y]) } else { Ok(y) }
+    if mode == 3 { cx.add(Op::Softmax { axis: 3, safe: how.safe }, &[y]) } else { Ok(y) }
 }

@@ -118,6 +118,7 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         scale: scale(n, &width)?,
         softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
         causal: false,
+        safe: false,
     };
     let y = cx.add(how.op(), &operands)?;
     let y = merge_heads(cx, y)?;
@@ -232,7 +233,7 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal };
+    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal, safe: false };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;
@@ -336,7 +337,7 @@ pub(super) fn packed(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false) };
+    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: false };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;
