@@ -422,7 +422,7 @@ impl Builder<'_> {
         } else {
             for (i, a) in info.attrs.iter().enumerate() {
                 let of_operand = match a.name {
-                    "dim" | "axes" | "perm" | "shape" | "start" | "end" | "step" => true,
+                    "dim" | "axes" | "perm" | "shape" | "start" | "end" | "step" | "tokens" => true,
                     "axis" => a.kind == AttrKind::Int && !matches!(info.name, "concat" | "gather"),
                     _ => false,
                 };

@@ -429,6 +429,18 @@ pub static FUNCTIONS: &[Function] = &[
         },
     },
     Function {
+        name: "split-last",
+        params: &[List, Number],
+        doc: "A shape with the last axis in two, the second of the given extent.",
+        eval: |a| {
+            let mut s = a.list(0)?;
+            let (last, width) = (s.pop()?, a.dim(1)?);
+            s.push(last.div_exact(&width)?);
+            s.push(width);
+            Some(Attr::Dims(s))
+        },
+    },
+    Function {
         name: "with",
         params: &[List, Number, Number],
         doc: "A shape with the extent of one axis replaced.",

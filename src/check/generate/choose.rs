@@ -426,7 +426,10 @@ impl Builder<'_> {
             ("index", _) => Attr::Int(r.below(2) as i64),
             ("batch_dims", _) => Attr::Int(0),
             ("bits", _) => Attr::Int(*r.pick(&[2, 4, 8])),
-            ("tokens", _) => Attr::Dim(x.iter().take(2).map(|t| t.shape[2].clone()).fold(Dim::from(0), |n, d| &n + &d)),
+            ("tokens", _) => {
+                let axes = x.iter().take(2).filter_map(|t| t.shape.get(2));
+                Attr::Dim(axes.fold(Dim::from(0), |n, d| &n + d))
+            }
             ("eps", _) => Attr::Real(Real(*r.pick(&[1e-5, 1e-6, 1e-12, 1e-20, 0.25, 1.5]))),
             ("softcap", _) => Attr::Real(Real(*r.pick(&[0.0, 0.0, 2.5, 30.0]))),
             (_, AttrKind::Real) => Attr::Real(Real(*r.pick(&[1.0, 0.125, 0.7, -0.3, 2.0]))),

@@ -59,6 +59,16 @@ pub(super) fn merge_heads(cx: &mut Context<'_>, x: NodeId) -> Result<NodeId> {
     cx.reshape(t, vec![b, tokens, &heads * &width])
 }
 
+/// Rows of a table of angles [positions, n] at some positions. The table is held as a vector, so that it is no
+/// matrix to be divided: every rank and stage looks its angles up by itself, and nothing is exchanged for them.
+pub(super) fn angles(cx: &mut Context<'_>, n: &NodeProto, i: usize, at: NodeId) -> Result<NodeId> {
+    let table = cx.operand(n, i)?;
+    let (shape, elements) = (cx.shape(table), cx.ty(table).elements());
+    let flat = super::contrib_quant::view(cx, n, i, vec![elements])?;
+    let table = cx.reshape(flat, shape)?;
+    cx.add(Op::Gather { axis: 0 }, &[table, at])
+}
+
 /// A number of heads, which must be given and positive.
 pub(super) fn head_count(n: &NodeProto, name: &str) -> Result<i64> {
     attrs::int(n, name).filter(|&h| h > 0).ok_or_else(|| OpError::from(format!("`{name}` is needed")))
@@ -142,11 +152,10 @@ fn rotate_by(cx: &mut Context<'_>, x: NodeId, [cos, sin]: [NodeId; 2], interleav
 
 fn rotary_embedding(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let x = cx.operand(n, 0)?;
-    let (mut cos, mut sin) = (cx.operand(n, 1)?, cx.operand(n, 2)?);
-    if let Some(positions) = cx.optional(n, 3)? {
-        cos = cx.add(Op::Gather { axis: 0 }, &[cos, positions])?;
-        sin = cx.add(Op::Gather { axis: 0 }, &[sin, positions])?;
-    }
+    let (cos, sin) = match cx.optional(n, 3)? {
+        Some(at) => (angles(cx, n, 1, at)?, angles(cx, n, 2, at)?),
+        None => (cx.operand(n, 1)?, cx.operand(n, 2)?),
+    };
     let interleaved = attrs::flag(n, "interleaved", false);
     let shape = cx.shape(x);
     // A token-major operand [batch, tokens, heads * width] gets its heads apart first.
@@ -219,30 +228,55 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         let m = widened(cx, m, &keys)?;
         if cx.ty(m).dtype == DType::Bool { mask.keep(cx, m)? } else { mask.add(cx, m)? }
     }
-    // Query i sees the keys up to past + i; the last query of `attention` sees all keys.
+    // Query i stands at `offset` + i and sees the keys up to there: behind the past, or at the end of what is
+    // valid of a cache that is kept outside. The last query of the operator `attention` sees all keys.
     let causal = attrs::flag(n, "is_causal", false);
-    if causal && queries != new {
-        let one = Dim::from(1);
-        let key = positions(cx, &keys, vec![one.clone(), keys.clone()])?;
-        let end = &past + &queries;
-        let query = cx.add(Op::Range { start: past, limit: end, step: 1 }, &[])?;
-        let query = cx.reshape(query, vec![queries.clone(), one])?;
-        let seen = cx.add(Op::LessEqual {}, &[key, query])?;
-        mask.keep(cx, seen)?;
-    }
-    if let Some(lengths) = cx.optional(n, 6)? {
-        let [b] = extents(cx, lengths, "`nonpad_kv_seqlen`")?;
+    let lengths = cx.optional(n, 6)?;
+    let window = |name: &str| attrs::int(n, name).filter(|&w| w >= 0);
+    let (left, right) = (window("left_window_size"), window("right_window_size"));
+    let plain = causal && queries == new && lengths.is_none();
+    if causal && !plain || left.is_some() || right.is_some() || lengths.is_some() {
         let one = || Dim::from(1);
-        let key = positions(cx, &keys, vec![one(), one(), one(), keys.clone()])?;
-        let lengths = cx.reshape(lengths, vec![b, one(), one(), one()])?;
-        let inside = cx.add(Op::Less {}, &[key, lengths])?;
-        mask.keep(cx, inside)?;
+        let key = positions(cx, &keys, vec![one(), keys.clone()])?;
+        let place = match lengths {
+            None => {
+                let end = &past + &queries;
+                let query = cx.add(Op::Range { start: past, limit: end, step: 1 }, &[])?;
+                cx.reshape(query, vec![queries.clone(), one()])?
+            }
+            Some(lengths) => {
+                let [b] = extents(cx, lengths, "`nonpad_kv_seqlen`")?;
+                let lengths = cx.reshape(lengths, vec![b, one(), one(), one()])?;
+                let inside = cx.add(Op::Less {}, &[key, lengths])?;
+                mask.keep(cx, inside)?;
+                let own = count(cx, &queries)?;
+                let offset = cx.add(Op::Sub {}, &[lengths, own])?;
+                let query = positions(cx, &queries, vec![queries.clone(), one()])?;
+                cx.add(Op::Add {}, &[offset, query])?
+            }
+        };
+        let mut bound = |cx: &mut Context<'_>, op: Op, by: i64| {
+            let by = cx.scalar(DType::I64, by as f64);
+            let at = cx.add(Op::Add {}, &[place, by])?;
+            let near = cx.add(op, &[key, at])?;
+            mask.keep(cx, near)
+        };
+        if causal && !plain {
+            bound(cx, Op::LessEqual {}, 0)?;
+        }
+        if let Some(left) = left {
+            bound(cx, Op::GreaterEqual {}, -left)?;
+        }
+        if let Some(right) = right {
+            bound(cx, Op::LessEqual {}, right)?;
+        }
     }
     let mask = mask.build(cx)?;
     let how = How {
         scale: scale(n, &width)?,
         softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
-        causal: causal && queries == new,
+        causal: plain,
+        safe: true,
     };
     let mut operands = vec![q, k, v];
     operands.extend(mask);
@@ -261,12 +295,14 @@ pub(super) struct How {
     pub(super) scale: f64,
     pub(super) softcap: f64,
     pub(super) causal: bool,
+    /// Whether a query that sees no key gives zeros.
+    pub(super) safe: bool,
 }
 
 impl How {
     /// The operator of the program.
     pub(super) fn op(&self) -> Op {
-        Op::Attention { scale: Real(self.scale), causal: self.causal, softcap: Real(self.softcap), safe: false }
+        Op::Attention { scale: Real(self.scale), causal: self.causal, softcap: Real(self.softcap), safe: self.safe }
     }
 }
 
@@ -316,5 +352,5 @@ fn scores(cx: &mut Context<'_>, [q, mut k]: [NodeId; 2], mask: Option<NodeId>, h
             y = cx.add(Op::Where {}, &[keep, y, hidden])?;
         }
     }
-    if mode == 3 { cx.add(Op::Softmax { axis: 3, safe: false }, &[y]) } else { Ok(y) }
+    if mode == 3 { cx.add(Op::Softmax { axis: 3, safe: how.safe }, &[y]) } else { Ok(y) }
 }

@@ -97,11 +97,11 @@ fn pointwise(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
 /// Positions are given per token, or as one offset for all.
 fn rotary(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let (x, given) = (cx.operand(n, 0)?, cx.operand(n, 1)?);
-    let (cos, sin) = (cx.operand(n, 2)?, cx.operand(n, 3)?);
+    let table = cx.operand(n, 2)?;
     if attrs::float(n, "scale").is_some_and(|s| s != 1.0) {
         return Err(OpError::from("a `scale` other than 1 is not supported"));
     }
-    let half = extents::<2>(cx, cos, "cos_cache")?[1].clone();
+    let half = extents::<2>(cx, table, "cos_cache")?[1].clone();
     let rotated = &half * &Dim::from(2);
     let heads = attrs::int(n, "num_heads").unwrap_or(0);
     let token_major = cx.ty(x).rank() == 3;
@@ -118,8 +118,7 @@ fn rotary(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     };
     let [_, _, tokens, _] = extents(cx, heads_of, "the operand")?;
     let at = token_positions(cx, given, &tokens)?;
-    let cos = cx.add(Op::Gather { axis: 0 }, &[cos, at])?;
-    let sin = cx.add(Op::Gather { axis: 0 }, &[sin, at])?;
+    let (cos, sin) = (attention::angles(cx, n, 2, at)?, attention::angles(cx, n, 3, at)?);
     let y = attention::rotate(cx, heads_of, cos, sin, attrs::flag(n, "interleaved", false))?;
     if token_major { attention::merge_heads(cx, y) } else { Ok(y) }
 }

@@ -4,7 +4,7 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::attention::{
-    How, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads,
+    How, Mask, angles, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads,
 };
 use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
 
@@ -70,13 +70,11 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         "`total_sequence_length` must follow from shapes, such as that of the attention mask, and not be data",
     )?;
     if attrs::flag(n, "do_rotary", false) {
-        let (cos, sin) = (cx.operand(n, 7)?, cx.operand(n, 8)?);
         let mut at = cx.reshape(place, vec![batch.clone(), tokens.clone()])?;
         if let Some(given) = cx.optional(n, 9)? {
             at = given_positions(cx, given, &tokens, &total)?;
         }
-        let cos = cx.add(Op::Gather { axis: 0 }, &[cos, at])?;
-        let sin = cx.add(Op::Gather { axis: 0 }, &[sin, at])?;
+        let (cos, sin) = (angles(cx, n, 7, at)?, angles(cx, n, 8, at)?);
         let interleaved = attrs::flag(n, "rotary_interleaved", false);
         q = rotate(cx, q, cos, sin, interleaved)?;
         k = rotate(cx, k, cos, sin, interleaved)?;
@@ -118,8 +116,12 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         let dtype = cx.ty(q).dtype;
         operands.push(cx.scalar(dtype, 0.0));
     }
-    let how =
-        How { scale: scale(n, &width)?, softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)), causal: false };
+    let how = How {
+        scale: scale(n, &width)?,
+        softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
+        causal: false,
+        safe: false,
+    };
     let y = cx.add(how.op(), &operands)?;
     let y = merge_heads(cx, y)?;
     Ok([y, keys, values].map(Val::Node).to_vec())
@@ -235,7 +237,7 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal };
+    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal, safe: false };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;
@@ -339,7 +341,8 @@ pub(super) fn packed(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false) };
+    let how =
+        How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: false };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;

@@ -20,7 +20,7 @@ fn bits(n: &NodeProto) -> Result<i64> {
 
 /// An operand under another shape: the same bytes of the file, where it is a weight.
 pub(super) fn view(cx: &mut Context<'_>, n: &NodeProto, i: usize, shape: Shape) -> Result<NodeId> {
-    let x = match cx.constant_data(n, i)? {
+    let x = match cx.constant_data(n, i)?.filter(|w| w.ty.shape != shape) {
         Some(w) if w.ty.elements() == (TensorType { dtype: w.ty.dtype, shape: shape.clone() }).elements() => {
             let ty = TensorType { dtype: w.ty.dtype, shape };
             let name = n.input.get(i).map_or("", String::as_str).to_owned();
