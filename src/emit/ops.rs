@@ -77,14 +77,14 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::RmsNorm { eps } => one(nn::rms_norm(b, p, x, eps.0)?),
         Op::LayerNorm { eps } => one(nn::layer_norm(b, x, eps.0)?),
         Op::AddRmsNorm { eps } => nn::add_rms_norm(b, p, x, eps.0, wanted),
-        Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0, wanted),
+        Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0),
         Op::ArResidualRmsNorm { eps, .. } => {
             let summed = nn::all_reduced(b, x);
             nn::add_rms_norm(b, p, &summed, eps.0, wanted)
         }
         Op::ArResidualLayerNorm { eps, .. } => {
             let summed = nn::all_reduced(b, x);
-            nn::add_layer_norm(b, p, &summed, eps.0, wanted)
+            nn::add_layer_norm(b, p, &summed, eps.0)
         }
         Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
         Op::Attention { scale, causal, softcap, safe } => {
