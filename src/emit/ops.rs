@@ -208,7 +208,9 @@ fn vocab_gather(b: &mut Builder, p: &Place, x: &[Val]) -> Result<String> {
     let (zero, total) = (int(b, 0)?, int(b, rows * p.size as i64)?);
     let (low, rows) = (int(b, rows * p.index as i64)?, int(b, rows)?);
     // Negative indices count from the end.
-    let wrapped = b.op("Mod", &[&index, &total], vec![]);
+    let negative = b.op("Less", &[&index, &zero], vec![]);
+    let turned = b.op("Add", &[&index, &total], vec![]);
+    let wrapped = b.op("Where", &[&negative, &turned, &index], vec![]);
     let local = b.op("Sub", &[&wrapped, &low], vec![]);
     let above = b.op("GreaterOrEqual", &[&local, &zero], vec![]);
     let below = b.op("Less", &[&local, &rows], vec![]);
