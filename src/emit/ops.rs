@@ -77,14 +77,14 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::RmsNorm { eps } => one(nn::rms_norm(b, p, x, eps.0)?),
         Op::LayerNorm { eps } => one(nn::layer_norm(b, x, eps.0)?),
         Op::AddRmsNorm { eps } => nn::add_rms_norm(b, p, x, eps.0, wanted),
-        Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0, wanted),
+        Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0),
         Op::ArResidualRmsNorm { eps, .. } => {
             let summed = nn::all_reduced(b, x);
             nn::add_rms_norm(b, p, &summed, eps.0, wanted)
         }
         Op::ArResidualLayerNorm { eps, .. } => {
             let summed = nn::all_reduced(b, x);
-            nn::add_layer_norm(b, p, &summed, eps.0, wanted)
+            nn::add_layer_norm(b, p, &summed, eps.0)
         }
         Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
         Op::Attention { scale, causal, softcap, safe } => {
@@ -208,7 +208,9 @@ fn vocab_gather(b: &mut Builder, p: &Place, x: &[Val]) -> Result<String> {
     let (zero, total) = (int(b, 0)?, int(b, rows * p.size as i64)?);
     let (low, rows) = (int(b, rows * p.index as i64)?, int(b, rows)?);
     // Negative indices count from the end.
-    let wrapped = b.op("Mod", &[&index, &total], vec![]);
+    let negative = b.op("Less", &[&index, &zero], vec![]);
+    let turned = b.op("Add", &[&index, &total], vec![]);
+    let wrapped = b.op("Where", &[&negative, &turned, &index], vec![]);
     let local = b.op("Sub", &[&wrapped, &low], vec![]);
     let above = b.op("GreaterOrEqual", &[&local, &zero], vec![]);
     let below = b.op("Less", &[&local, &rows], vec![]);

@@ -17,6 +17,8 @@ mod cli;
 mod determinism;
 /// Differences between graphs, and the commands that tell them.
 mod diff;
+/// Plans as ONNX files, read back and run.
+mod emit;
 /// How steps came about, and why operators stand apart.
 mod explain;
 /// Bundled and optional models, and how to compile and run them.
