@@ -4,7 +4,7 @@ CARGO ?= cargo
 PLAN ?= target/demo-plan
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench clean
+.PHONY: all setup demo test bless nits bench clean testbed onnx-conformance
 
 all: test nits
 
@@ -31,6 +31,25 @@ nits: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+# Compiles and runs every exported model of a folder at four mappings; writes docs/testbed.md.
+TESTBED ?= ../shared/testbed
+testbed: setup
+	$(CARGO) build --quiet --locked --release
+	python3 tests/testbed/run.py --sinter target/release/sinter --models $(TESTBED) --report docs/testbed.md
+
+# Runs ONNX's own node tests, which the 1.22.0 wheel is the last to ship; writes docs/conformance.md.
+ONNX := target/onnx-1.22.0
+onnx-conformance: setup $(ONNX)/done
+	$(CARGO) build --quiet --locked
+	python3 tests/conformance/run.py --sinter target/debug/sinter --cases $(ONNX) --report docs/conformance.md --at-least 1462
+
+# The wheel is an archive; only its test data is needed.
+$(ONNX)/done:
+	mkdir -p $(ONNX)
+	python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.12 --dest $(ONNX) onnx==1.22.0
+	python3 -m zipfile -e $(ONNX)/onnx-1.22.0-*.whl $(ONNX)
+	touch $@
 
 bench: setup
 	$(CARGO) bench --locked --bench compile

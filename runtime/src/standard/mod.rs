@@ -14,6 +14,7 @@ mod tensor;
 mod vision;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 pub use call::{Call, Constant, Program, ProgramNode, Value};
@@ -82,6 +83,11 @@ pub fn lookup(domain: &str, name: &str) -> Option<&'static Entry> {
     TABLE.get(&(domain, name)).copied()
 }
 
+/// Every operator: domain and name.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FAMILIES.iter().flat_map(|f| f.iter()).map(|e| (e.domain, e.name))
+}
+
 /// Computes a call. `operands` are those that are present, then those of bodies. The results are the wanted ones.
 pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError> {
     let error = |m: String| StandardError::new(format!("{}: {m}", call.title()));
@@ -93,8 +99,10 @@ pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError
     }
     let args = Args { at, captured: rest.copied().collect() };
     let describe = || args.at.iter().map(|a| a.map_or("-".to_owned(), |a| a.describe())).collect::<Vec<_>>().join(", ");
-    let results =
-        (entry.kernel)(call, &args).map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
+    // A kernel that panics on some operands is a defect, but not one that ends the process.
+    let computed = catch_unwind(AssertUnwindSafe(|| (entry.kernel)(call, &args)));
+    let computed = computed.unwrap_or_else(|_| Err(StandardError::new("panic in the kernel, a defect of this program")));
+    let results = computed.map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
     let mut out = vec![];
     for (i, _) in call.wanted.iter().enumerate().filter(|(_, w)| **w) {
         match results.get(i).cloned().flatten() {
