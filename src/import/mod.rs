@@ -28,9 +28,9 @@ pub use self::weights::{Weight, Weights};
 use crate::ir::{DType, Dim, Graph, TensorType};
 
 /// Oldest opset of the default domain that is read.
-pub const MIN_OPSET: i64 = 11;
+pub const MIN_OPSET: i64 = 7;
 /// Newest opset of the default domain that is read.
-pub const MAX_OPSET: i64 = 25;
+pub const MAX_OPSET: i64 = 28;
 
 /// A model in memory. The weights refer to the mapped files.
 #[derive(Debug)]

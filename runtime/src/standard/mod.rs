@@ -6,6 +6,7 @@
 mod call;
 mod control;
 mod data;
+mod elem;
 mod infer;
 mod math;
 mod reduce;

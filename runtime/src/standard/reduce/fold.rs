@@ -1,0 +1,222 @@
+//! Reductions over any axes, and positions of the largest and smallest.
+
+use super::super::elem::{Lanes, is_int, make, range, wrong_type};
+use super::super::{
+    Args, Call, Data, StandardError, axis, broadcast_index, count, floats, from_floats, from_ints, integers,
+};
+use crate::dtype::DType;
+use crate::tensor::View;
+
+type Result<T> = std::result::Result<T, StandardError>;
+
+/// Which axes are reduced, from the attribute or the second operand.
+pub(super) fn axes(c: &Call, operand: Option<Vec<i64>>, rank: usize) -> Result<Vec<bool>> {
+    let given = c.ints("axes").map(<[i64]>::to_vec).or(operand).unwrap_or_default();
+    if given.is_empty() {
+        return Ok(vec![!c.flag("noop_with_empty_axes", false); rank]);
+    }
+    let mut out = vec![false; rank];
+    for a in given {
+        out[axis(a, rank)?] = true;
+    }
+    Ok(out)
+}
+
+/// What a reduction needs: for each element, the index of its sum.
+struct Groups {
+    /// Shape of the result.
+    shape: Vec<usize>,
+    /// Number of sums.
+    n: usize,
+    /// By element.
+    of: Vec<usize>,
+    /// Number of elements of each sum.
+    each: usize,
+}
+
+impl Groups {
+    fn new(c: &Call, args: &Args<'_>, x: &View<'_>) -> Result<Groups> {
+        let cut = axes(c, args.ints(1)?, x.shape.len())?;
+        let kept: Vec<usize> = x.shape.iter().zip(&cut).map(|(&d, &c)| if c { 1 } else { d }).collect();
+        let each = x.shape.iter().zip(&cut).filter(|(_, c)| **c).map(|(d, _)| d).product();
+        let shape = match c.flag("keepdims", true) {
+            true => kept.clone(),
+            false => x.shape.iter().zip(&cut).filter(|(_, c)| !**c).map(|(d, _)| *d).collect(),
+        };
+        Ok(Groups { n: count(DType::U8, &kept)?, of: broadcast_index(&kept, x.shape)?, shape, each })
+    }
+
+    fn fold<T: Copy>(&self, values: impl IntoIterator<Item = T>, start: T, f: impl Fn(T, T) -> T) -> Vec<T> {
+        let mut out = vec![start; self.n];
+        for (v, &o) in values.into_iter().zip(&self.of) {
+            out[o] = f(out[o], v);
+        }
+        out
+    }
+}
+
+/// A reduction whose steps are in f64. Integer types take the result truncated.
+fn real(
+    c: &Call,
+    args: &Args<'_>,
+    each: impl Fn(f64) -> f64,
+    finish: impl Fn(f64, f64) -> f64,
+) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    if !x.dtype.is_float() && !is_int(x.dtype) {
+        return Err(wrong_type(x.dtype));
+    }
+    let g = Groups::new(c, args, &x)?;
+    let sums = g.fold(floats(&x).into_iter().map(each), 0.0, |a, b| a + b);
+    let n = g.each as f64;
+    Ok(vec![Some(from_floats(x.dtype, &g.shape, sums.into_iter().map(|s| finish(s, n)))?)])
+}
+
+/// A reduction that is exact on integers, which wrap.
+fn number(
+    c: &Call,
+    args: &Args<'_>,
+    float: (f64, impl Fn(f64, f64) -> f64),
+    int: (i128, impl Fn(i128, i128) -> i128),
+) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    let g = Groups::new(c, args, &x)?;
+    Ok(vec![Some(match x.dtype {
+        d if d.is_float() => from_floats(d, &g.shape, g.fold(floats(&x), float.0, float.1))?,
+        d if is_int(d) || d == DType::Bool => from_ints(d, &g.shape, g.fold(integers(&x), int.0, int.1))?,
+        d => return Err(wrong_type(d)),
+    })])
+}
+
+fn no_bool(args: &Args<'_>) -> Result<()> {
+    if args.tensor(0)?.dtype == DType::Bool { Err(wrong_type(DType::Bool)) } else { Ok(()) }
+}
+
+pub(super) fn sum(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    no_bool(x)?;
+    number(c, x, (0.0, |a, b| a + b), (0, |a, b| a.wrapping_add(b)))
+}
+
+pub(super) fn prod(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    no_bool(x)?;
+    number(c, x, (1.0, |a, b| a * b), (1, |a, b| a.wrapping_mul(b)))
+}
+
+/// The largest number, NaN if there is one; the least of the type where there is none at all.
+pub(super) fn max(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let (low, _) = range(x.tensor(0)?.dtype);
+    number(c, x, (f64::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a }), (low, i128::max))
+}
+
+/// The smallest number, NaN if there is one; the greatest of the type where there is none at all.
+pub(super) fn min(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let (_, high) = range(x.tensor(0)?.dtype);
+    number(c, x, (f64::INFINITY, |a, b| if b < a || b.is_nan() { b } else { a }), (high, i128::min))
+}
+
+/// Means of integers are truncated; of no number at all, there is none.
+pub(super) fn mean(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    if !is_int(x.dtype) {
+        return real(c, args, |v| v, |s, n| s / n);
+    }
+    let g = Groups::new(c, args, &x)?;
+    let sums = g.fold(integers(&x), 0, |a, b| a + b);
+    if g.each == 0 && g.n > 0 {
+        return Err(StandardError::new("the mean of no integers does not exist"));
+    }
+    Ok(vec![Some(from_ints(x.dtype, &g.shape, sums.into_iter().map(|s| s / g.each as i128))?)])
+}
+
+pub(super) fn l1(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    no_bool(x)?;
+    number(c, x, (0.0, |a, b| a + b.abs()), (0, |a, b| a.wrapping_add(b.abs())))
+}
+
+pub(super) fn sum_square(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    no_bool(x)?;
+    number(c, x, (0.0, |a, b| a + b * b), (0, |a, b| a.wrapping_add(b.wrapping_mul(b))))
+}
+
+pub(super) fn l2(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    real(c, x, |v| v * v, |s, _| s.sqrt())
+}
+
+pub(super) fn log_sum(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    real(c, x, |v| v, |s, _| s.ln())
+}
+
+/// The largest number is taken out of the sum, so that no exponential overflows.
+pub(super) fn log_sum_exp(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    if !x.dtype.is_float() && !is_int(x.dtype) {
+        return Err(wrong_type(x.dtype));
+    }
+    let g = Groups::new(c, args, &x)?;
+    let values = floats(&x);
+    let top = g.fold(values.iter().copied(), f64::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a });
+    let mut sums = vec![0.0; g.n];
+    for (v, &o) in values.iter().zip(&g.of) {
+        // Infinities are their own difference.
+        sums[o] += if *v == top[o] { 1.0 } else { (v - top[o]).exp() };
+    }
+    let y = sums.into_iter().zip(top).map(|(s, t)| if t == f64::NEG_INFINITY { t } else { s.ln() + t });
+    Ok(vec![Some(from_floats(x.dtype, &g.shape, y)?)])
+}
+
+/// A comparison that puts NaN above all numbers, for positions and orders.
+pub(super) fn order(a: f64, b: f64) -> std::cmp::Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+/// The position of the best element of each lane; `better` holds if the second is to be taken instead of the first.
+fn position<T: Copy>(
+    c: &Call,
+    x: &View<'_>,
+    values: &[T],
+    better: impl Fn(T, T) -> bool,
+    equal: impl Fn(T, T) -> bool,
+) -> Result<Vec<Option<Data>>> {
+    let a = axis(c.int("axis").unwrap_or(0), x.shape.len())?;
+    let lanes = Lanes::along(x.shape, a);
+    let last = c.flag("select_last_index", false);
+    let mut shape = x.shape.to_vec();
+    if c.flag("keepdims", true) {
+        shape[a] = 1;
+    } else {
+        shape.remove(a);
+    }
+    if lanes.len == 0 && count(DType::U8, &shape)? > 0 {
+        return Err(StandardError::new(format!("axis {a} has no element to choose")));
+    }
+    let best = |start: usize| {
+        let mut at = 0;
+        let mut value = values[start];
+        for (i, p) in lanes.lane(start).enumerate().skip(1) {
+            if better(value, values[p]) || (last && equal(value, values[p])) {
+                (at, value) = (i, values[p]);
+            }
+        }
+        at as i64
+    };
+    let starts = if lanes.len == 0 { vec![] } else { lanes.starts().collect() };
+    Ok(vec![Some(make(DType::I64, &shape, starts.into_iter().map(best))?)])
+}
+
+pub(super) fn arg_max(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    if is_int(x.dtype) {
+        return position(c, &x, &integers(&x), |a, b| b > a, |a, b| a == b);
+    }
+    // A NaN is taken for the largest number, as NumPy does.
+    position(c, &x, &floats(&x), |a, b| order(b, a).is_gt(), |a, b| order(a, b).is_eq())
+}
+
+pub(super) fn arg_min(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
+    let x = args.tensor(0)?;
+    if is_int(x.dtype) {
+        return position(c, &x, &integers(&x), |a, b| b < a, |a, b| a == b);
+    }
+    // A NaN is taken for the smallest number, as NumPy does.
+    position(c, &x, &floats(&x), |a, b| order(-b, -a).is_gt(), |a, b| order(a, b).is_eq())
+}
