@@ -10,7 +10,7 @@ mod declared;
 mod elementwise;
 mod gather;
 mod layout;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 mod reduce;
 mod walk;
