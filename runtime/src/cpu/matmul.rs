@@ -9,22 +9,22 @@ use crate::tensor::{View, ViewMut};
 
 /// A matrix in a slice: rows, columns and the steps between them.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
-    pub(super) data: &'a [T],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_step: usize,
-    pub(super) col_step: usize,
+pub(crate) struct Matrix<'a, T> {
+    pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_step: usize,
+    pub(crate) col_step: usize,
 }
 
 impl<'a, T> Matrix<'a, T> {
     /// A row-major matrix.
-    pub(super) fn rows(data: &'a [T], rows: usize, cols: usize) -> Matrix<'a, T> {
+    pub(crate) fn rows(data: &'a [T], rows: usize, cols: usize) -> Matrix<'a, T> {
         Matrix { data, rows, cols, row_step: cols, col_step: 1 }
     }
 
     /// The transposed matrix over the same data.
-    pub(super) fn t(self) -> Matrix<'a, T> {
+    pub(crate) fn t(self) -> Matrix<'a, T> {
         Matrix { rows: self.cols, cols: self.rows, row_step: self.col_step, col_step: self.row_step, ..self }
     }
 
@@ -37,7 +37,7 @@ impl<'a, T> Matrix<'a, T> {
 }
 
 /// out := scale * a * b, with `out` row-major and `out_step` elements from row to row.
-pub(super) fn product<T: Copy + 'static>(
+pub(crate) fn product<T: Copy + 'static>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     out: &mut [T],

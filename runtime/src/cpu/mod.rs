@@ -11,7 +11,7 @@ mod declared;
 mod elementwise;
 mod gather;
 mod layout;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 mod packed;
 mod reduce;

@@ -1,0 +1,215 @@
+//! Windows that slide over the spatial axes of images: what convolutions and pools share.
+
+use crate::dim::Dim;
+use crate::standard::{Call, StandardError};
+
+type Result<T> = std::result::Result<T, StandardError>;
+
+/// Extents of a window and how it moves, one entry per spatial axis.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// Elements of the window.
+    pub(super) kernel: Vec<usize>,
+    /// Steps from window to window.
+    pub(super) strides: Vec<usize>,
+    /// Steps from element to element of a window.
+    pub(super) dilations: Vec<usize>,
+    /// Elements added before the image.
+    pub(super) begin: Vec<i64>,
+    /// Elements added behind the image.
+    pub(super) end: Vec<i64>,
+    /// Number of windows.
+    pub(super) out: Vec<usize>,
+}
+
+/// The attributes of a window, before the image is known.
+pub(super) struct Attributes {
+    pub(super) kernel: Vec<usize>,
+    pub(super) strides: Vec<usize>,
+    pub(super) dilations: Vec<usize>,
+    pub(super) pads: Vec<i64>,
+    pub(super) auto: Auto,
+    pub(super) ceil: bool,
+}
+
+/// Where the elements around the image come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Auto {
+    /// The attribute `pads`.
+    Explicit,
+    /// As many windows as steps fit the image; the odd element behind.
+    Upper,
+    /// The odd element before.
+    Lower,
+    /// None.
+    Valid,
+}
+
+/// A list of positive integers, one per spatial axis.
+fn positive(c: &Call, name: &str, rank: usize, default: usize) -> Result<Vec<usize>> {
+    let Some(list) = c.ints(name) else { return Ok(vec![default; rank]) };
+    let found: Option<Vec<usize>> =
+        list.iter().map(|&v| usize::try_from(v).ok().filter(|v| (1..1 << 31).contains(v))).collect();
+    found.filter(|v| v.len() == rank).ok_or_else(|| {
+        StandardError::new(format!("`{name}` is {list:?}, not one positive number for each of {rank} axes"))
+    })
+}
+
+impl Attributes {
+    /// The attributes for a number of spatial axes; `kernel` where an operand has its extents.
+    pub(super) fn of(c: &Call, rank: usize, kernel: Option<&[usize]>) -> Result<Attributes> {
+        let kernel = match (c.ints("kernel_shape"), kernel) {
+            (None, Some(k)) => k.to_vec(),
+            (None, None) => return Err(StandardError::new("attribute `kernel_shape` is missing")),
+            (Some(_), known) => {
+                let named = positive(c, "kernel_shape", rank, 1)?;
+                if known.is_some_and(|k| k != named) {
+                    return Err(StandardError::new(format!("`kernel_shape` is {named:?}, the weight's is {known:?}")));
+                }
+                named
+            }
+        };
+        let auto = match c.text("auto_pad").unwrap_or("NOTSET") {
+            "NOTSET" | "" => Auto::Explicit,
+            "SAME_UPPER" => Auto::Upper,
+            "SAME_LOWER" => Auto::Lower,
+            "VALID" => Auto::Valid,
+            a => {
+                return Err(StandardError::new(format!(
+                    "`auto_pad` is `{a}`; there are NOTSET, SAME_UPPER, SAME_LOWER and VALID"
+                )));
+            }
+        };
+        let pads = c.ints("pads").map_or_else(|| vec![0; 2 * rank], <[i64]>::to_vec);
+        if kernel.len() != rank || pads.len() != 2 * rank || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
+            return Err(StandardError::new(format!(
+                "a window of {kernel:?} with pads {pads:?} for {rank} spatial axes"
+            )));
+        }
+        let strides = positive(c, "strides", rank, 1)?;
+        Ok(Attributes {
+            kernel,
+            strides,
+            dilations: positive(c, "dilations", rank, 1)?,
+            pads,
+            auto,
+            ceil: c.flag("ceil_mode", false),
+        })
+    }
+
+    /// Elements that a window spans along an axis.
+    pub(super) fn span(&self, i: usize) -> i64 {
+        (self.kernel[i].max(1) as i64 - 1).saturating_mul(self.dilations[i] as i64).saturating_add(1)
+    }
+
+    /// The windows on an image.
+    pub(super) fn on(&self, image: &[usize]) -> Result<Window> {
+        let rank = self.kernel.len();
+        if image.len() != rank {
+            return Err(StandardError::new(format!("an image of {image:?} for a window of {:?}", self.kernel)));
+        }
+        let (mut begin, mut end, mut out) = (vec![0; rank], vec![0; rank], vec![0; rank]);
+        for i in 0..rank {
+            let (n, stride, span) = (image[i] as i64, self.strides[i] as i64, self.span(i));
+            let count = match self.auto {
+                Auto::Upper | Auto::Lower => {
+                    let count = (n + stride - 1) / stride;
+                    let total = ((count - 1) * stride + span - n).max(0);
+                    let half = if self.auto == Auto::Upper { total / 2 } else { total - total / 2 };
+                    (begin[i], end[i]) = (half, total - half);
+                    count
+                }
+                Auto::Explicit | Auto::Valid => {
+                    if self.auto == Auto::Explicit {
+                        (begin[i], end[i]) = (self.pads[i], self.pads[rank + i]);
+                    }
+                    let room = n + begin[i] + end[i] - span;
+                    match room {
+                        r if r < 0 => 0,
+                        r if self.ceil => {
+                            let count = (r + stride - 1) / stride + 1;
+                            // The last window starts within the image or what was added before it.
+                            if (count - 1) * stride >= n + begin[i] { count - 1 } else { count }
+                        }
+                        r => r / stride + 1,
+                    }
+                }
+            };
+            out[i] = usize::try_from(count).unwrap_or(0);
+        }
+        Ok(Window {
+            kernel: self.kernel.clone(),
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            begin,
+            end,
+            out,
+        })
+    }
+
+    /// The number of windows on an image of symbolic extents.
+    pub(super) fn counts(&self, image: &[Dim]) -> Result<Vec<Option<Dim>>> {
+        let fixed: Option<Vec<usize>> = image.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
+        if let Some(f) = fixed {
+            return Ok(self.on(&f)?.out.iter().map(|&n| Some(Dim::from(n as i64))).collect());
+        }
+        let rank = self.kernel.len();
+        if image.len() != rank {
+            return Err(StandardError::new(format!("an image of {image:?} for a window of {:?}", self.kernel)));
+        }
+        let one = |i: usize| -> Result<Option<Dim>> {
+            let stride = Dim::from(self.strides[i] as i64);
+            if let Some(n) = image[i].as_const() {
+                let alone = Attributes {
+                    kernel: vec![self.kernel[i]],
+                    strides: vec![self.strides[i]],
+                    dilations: vec![self.dilations[i]],
+                    pads: vec![self.pads[i], self.pads[rank + i]],
+                    ..*self
+                };
+                return Ok(alone.on(&[n.max(0) as usize])?.out.first().map(|&n| Dim::from(n as i64)));
+            }
+            Ok(match self.auto {
+                Auto::Upper | Auto::Lower => {
+                    Some((&image[i] + &Dim::from(self.strides[i] as i64 - 1)).floor_div(&stride))
+                }
+                _ if self.ceil => None,
+                auto => {
+                    let pads = if auto == Auto::Explicit { self.pads[i] + self.pads[rank + i] } else { 0 };
+                    let room = &image[i] + &Dim::from(pads - self.span(i));
+                    Some(&room.floor_div(&stride) + &Dim::from(1))
+                }
+            })
+        };
+        (0..rank).map(one).collect()
+    }
+}
+
+impl Window {
+    /// The range of windows along an axis whose element `k` lies within the image.
+    pub(super) fn inside(&self, axis: usize, k: usize, image: usize) -> std::ops::Range<usize> {
+        let stride = self.strides[axis] as i64;
+        let shift = (k * self.dilations[axis]) as i64 - self.begin[axis];
+        let first = if shift >= 0 { 0 } else { (-shift + stride - 1) / stride };
+        let behind = image as i64 - shift;
+        let last = if behind <= 0 { 0 } else { (behind + stride - 1) / stride };
+        let last = last.clamp(0, self.out[axis] as i64);
+        first.min(last) as usize..last as usize
+    }
+
+    /// The element of the image that element `k` of window `o` shows.
+    pub(super) fn position(&self, axis: usize, o: usize, k: usize, image: usize) -> Option<usize> {
+        let at = (o * self.strides[axis] + k * self.dilations[axis]) as i64 - self.begin[axis];
+        usize::try_from(at).ok().filter(|&at| at < image)
+    }
+}
+
+/// The coordinates of an index in row-major order.
+pub(super) fn unravel(mut index: usize, shape: &[usize]) -> Vec<usize> {
+    let mut at = vec![0; shape.len()];
+    for d in (0..shape.len()).rev() {
+        at[d] = index % shape[d].max(1);
+        index /= shape[d].max(1);
+    }
+    at
+}
