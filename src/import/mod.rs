@@ -60,6 +60,14 @@ pub struct Model {
     proto: ModelProto,
 }
 
+/// Every operator that can be imported: domain and name, sorted.
+pub fn operators() -> Vec<(String, String)> {
+    let own = ops::names();
+    let all = own.into_iter().chain(standard::names()).map(|(d, n)| (d.to_owned(), n.to_owned()));
+    let all: BTreeSet<(String, String)> = all.collect();
+    all.into_iter().collect()
+}
+
 /// Reads and decodes a model file; the tensor data stays in the mapped file.
 pub fn open(path: &Path) -> Result<Model, ImportError> {
     let bytes = weights::map_file(path).map_err(|cause| ImportError::Read { path: path.to_owned(), cause })?;

@@ -17,6 +17,8 @@ use crate::ir::{DType, Dim, Literal, NodeId, Op, TensorType};
 /// Constants of more bytes than this are not computed with at import.
 const MAX_FOLD: usize = 1 << 16;
 
+pub(super) use sinter_runtime::standard::names;
+
 /// Whether there is a standard operator for a node.
 pub(super) fn supported(n: &NodeProto) -> bool {
     standard::lookup(n.domain(), n.op_type()).is_some()

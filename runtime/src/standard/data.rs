@@ -218,10 +218,14 @@ pub fn native<'a, T: bytemuck::Pod>(v: &View<'a>) -> Cow<'a, [T]> {
     typed(v.bytes)
 }
 
+/// A result may not have more bytes: data can ask for any shape, and memory that is touched is not refused but ends the process.
+const MAX_BYTES: usize = 1 << 34;
+
 /// Number of elements; an error where a shape is too large to exist.
 pub fn count(dtype: DType, shape: &[usize]) -> Result<usize> {
     let bytes = byte_len(dtype, shape);
     bytes
+        .filter(|&b| b <= MAX_BYTES)
         .map(|b| b / dtype.size())
         .ok_or_else(|| StandardError::new(format!("{dtype}{shape:?} does not fit into memory")))
 }

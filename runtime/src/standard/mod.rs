@@ -102,7 +102,8 @@ pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError
     let describe = || args.at.iter().map(|a| a.map_or("-".to_owned(), |a| a.describe())).collect::<Vec<_>>().join(", ");
     // A kernel that panics on some operands is a defect, but not one that ends the process.
     let computed = catch_unwind(AssertUnwindSafe(|| (entry.kernel)(call, &args)));
-    let computed = computed.unwrap_or_else(|_| Err(StandardError::new("panic in the kernel, a defect of this program")));
+    let computed =
+        computed.unwrap_or_else(|_| Err(StandardError::new("panic in the kernel, a defect of this program")));
     let results = computed.map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
     let mut out = vec![];
     for (i, _) in call.wanted.iter().enumerate().filter(|(_, w)| **w) {

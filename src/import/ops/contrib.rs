@@ -9,7 +9,7 @@ use super::attention::{self, extents};
 use super::{contrib_attention, contrib_quant};
 use crate::ir::{DType, Dim, NodeId, Op, Real};
 
-const OPS: &[&str] = &[
+pub(super) const OPS: &[&str] = &[
     "Attention",
     "BiasAdd",
     "BiasGelu",

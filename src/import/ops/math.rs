@@ -7,7 +7,46 @@ use super::super::weights;
 use super::axis;
 use crate::ir::{DType, NodeId, Op};
 
-const OTHERS: &[&str] = &[
+/// Operators of one operand, element by element.
+pub(super) const UNARY: &[&str] = &[
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Log",
+    "Sigmoid",
+    "Tanh",
+    "Erf",
+    "Cos",
+    "Sin",
+    "Relu",
+    "Floor",
+    "Ceil",
+    "Not",
+    "IsNaN",
+];
+
+/// Operators of two operands, element by element.
+pub(super) const BINARY: &[&str] = &[
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Max",
+    "Min",
+    "And",
+    "Or",
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+];
+
+/// All others of this family.
+pub(super) const OTHERS: &[&str] = &[
     "Cast",
     "CastLike",
     "Clip",
@@ -27,7 +66,7 @@ const OTHERS: &[&str] = &[
 ];
 
 pub(super) fn supported(op: &str) -> bool {
-    unary(op).is_some() || binary(op).is_some() || OTHERS.contains(&op)
+    [UNARY, BINARY, OTHERS].iter().any(|l| l.contains(&op))
 }
 
 fn unary(op: &str) -> Option<Op> {

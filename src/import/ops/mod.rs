@@ -37,6 +37,15 @@ pub(super) fn supported(n: &NodeProto) -> bool {
     }
 }
 
+/// Every operator that has an importer: domain and name.
+pub(super) fn names() -> Vec<(&'static str, &'static str)> {
+    let own =
+        [shape::OPS, layout::OPS, decompose::OPS, math::BINARY, math::UNARY, math::OTHERS, attention::OPS, norms::OPS];
+    let contributed = [norms::CONTRIB, collective::CONTRIB, contrib::OPS];
+    let own = own.into_iter().flatten().map(|&n| ("", n));
+    own.chain(contributed.into_iter().flatten().map(|&n| ("com.microsoft", n))).collect()
+}
+
 /// Whether a node only moves elements, whatever their type.
 pub(super) fn moves(n: &NodeProto) -> bool {
     matches!(n.domain(), "" | "ai.onnx") && (layout::OPS.contains(&n.op_type()) || n.op_type() == "Identity")
