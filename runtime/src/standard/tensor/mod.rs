@@ -12,8 +12,8 @@ mod shape;
 mod slice;
 mod unique;
 
-pub(super) use matmul::{Numbers, parallelism};
-pub(super) use moved::{carried, dims, extents};
+pub(super) use matmul::{Numbers, multiply, parallelism};
+pub(super) use moved::{Source, carried, dims, dtype_of_code, extents, unknown};
 
 use super::{Entry, infer, row};
 
