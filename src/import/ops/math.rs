@@ -104,9 +104,10 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
     let rank = cx.ty(x).rank();
     match op {
         "Identity" => Ok(x),
-        "Dropout" => match cx.optional(n, 2)? {
-            Some(_) if attrs::int(n, "training_mode").is_some() => Err(OpError::from("training mode is not supported")),
-            _ => Ok(x),
+        "Dropout" => match cx.input(n, 2)? {
+            None => Ok(x),
+            Some(Val::Sym(s)) if s.ints().as_deref() == Some(&[0]) => Ok(x),
+            Some(_) => Err(OpError::from("training mode is not supported")),
         },
         "Gelu" => {
             let tanh = match attrs::text(n, "approximate").as_deref() {
@@ -128,10 +129,16 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
         }
         "Clip" => {
             let mut x = x;
-            if let Some(low) = cx.optional(n, 1)? {
+            let dtype = cx.ty(x).dtype;
+            let limit = |cx: &mut Context<'_>, i: usize, name: &str| match attrs::float(n, name) {
+                // Limits are attributes before opset 11.
+                Some(v) if cx.opset < 11 => Ok(Some(cx.scalar(dtype, f64::from(v)))),
+                _ => cx.optional(n, i),
+            };
+            if let Some(low) = limit(cx, 1, "min")? {
                 x = cx.add(Op::Max {}, &[x, low])?;
             }
-            if let Some(high) = cx.optional(n, 2)? {
+            if let Some(high) = limit(cx, 2, "max")? {
                 x = cx.add(Op::Min {}, &[x, high])?;
             }
             Ok(x)
