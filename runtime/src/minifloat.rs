@@ -97,7 +97,8 @@ pub fn encode(dtype: DType, value: f64, saturate: bool) -> u8 {
     let (Some(f), Some(finite)) = (format(dtype), index(dtype).and_then(|i| FINITE.get(i))) else { return 0 };
     let last = finite.len() - 1;
     if value.is_nan() {
-        return f.nan.unwrap_or(0);
+        // Without a code for it, negative zero is taken, as the `ml_dtypes` package does.
+        return f.nan.unwrap_or(1 << (f.exponent_bits + f.mantissa_bits));
     }
     let a = value.abs();
     // A value is too large where it would be rounded to the step after the last.

@@ -85,6 +85,15 @@ fn fold(op: &Op, x: &[&Literal]) -> Option<Literal> {
     same.then(|| Literal { shape, ..Literal::scalar(dtype, value) })
 }
 
+/// Refuses results that are fewer than the node wants.
+fn all_wanted(node: &NodeProto, results: Vec<Val>) -> Result<Vec<Val>> {
+    let used = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |i| i + 1);
+    if used > results.len() {
+        return Err(OpError::from(format!("output {} `{}` is not supported", used - 1, node.output[used - 1])));
+    }
+    Ok(results)
+}
+
 /// The state of an import.
 pub(super) struct Context<'a> {
     pub(super) graph: Graph,
@@ -148,7 +157,9 @@ impl<'a> Context<'a> {
         let own = if self.is_foreign(node)? {
             Err(OpError::from("it has operands of element types that sinter's own operators do not compute with"))
         } else {
-            ops::import(self, node).and_then(|results| self.only_core(results))
+            ops::import(self, node)
+                .and_then(|results| self.only_core(results))
+                .and_then(|results| all_wanted(node, results))
         };
         let results = match own {
             Ok(results) => results,
@@ -162,10 +173,7 @@ impl<'a> Context<'a> {
             }
             Err(e) => return Err(e),
         };
-        let used = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |i| i + 1);
-        if used > results.len() {
-            return Err(OpError::from(format!("output {} `{}` is not supported", used - 1, node.output[used - 1])));
-        }
+        let results = all_wanted(node, results)?;
         for (name, val) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
             self.define(name, val).map_err(|e| OpError::from(e.to_string()))?;
         }

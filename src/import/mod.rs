@@ -27,7 +27,7 @@ pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
 use crate::ir::{DType, Dim, Graph, TensorType};
 
-/// Oldest opset of the default domain that is read.
+/// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
 pub const MIN_OPSET: i64 = 7;
 /// Newest opset of the default domain that is read.
 pub const MAX_OPSET: i64 = 28;
@@ -88,6 +88,13 @@ impl Model {
         self.proto.opset_import.iter().find(|o| matches!(o.domain(), "" | "ai.onnx")).map(|o| o.version())
     }
 
+    /// Whether the operators of an opset of the default domain are known, as far as the model uses them.
+    fn reads(&self, opset: i64) -> bool {
+        let old = |n: &NodeProto| opset < MIN_OPSET && ops::since(n.op_type()).is_some_and(|v| opset >= v);
+        let mut nodes = self.nodes().iter().filter(|n| matches!(n.domain(), "" | "ai.onnx"));
+        (MIN_OPSET..=MAX_OPSET).contains(&opset) || nodes.all(old)
+    }
+
     /// The graph as ONNX nodes, one a line, for models that cannot be imported.
     pub fn listing(&self) -> String {
         let mut out = String::new();
@@ -102,7 +109,7 @@ impl Model {
     /// Turns the model into a graph.
     pub fn import(&self) -> Result<Imported, ImportError> {
         let found = self.opset().unwrap_or(0);
-        if !(MIN_OPSET..=MAX_OPSET).contains(&found) {
+        if !self.reads(found) {
             return Err(ImportError::Opset { path: self.path.clone(), found, min: MIN_OPSET, max: MAX_OPSET });
         }
         let unknown: Vec<_> = self

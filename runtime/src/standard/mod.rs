@@ -9,6 +9,8 @@ mod data;
 mod elem;
 mod infer;
 mod math;
+#[cfg(test)]
+mod probe;
 mod reduce;
 mod signal;
 mod tensor;

@@ -170,10 +170,16 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
         }
         "Clip" => {
             let mut x = x;
-            if let Some(low) = cx.optional(n, 1)? {
+            let dtype = cx.ty(x).dtype;
+            let limit = |cx: &mut Context<'_>, i: usize, name: &str| match attrs::float(n, name) {
+                // Limits are attributes before opset 11.
+                Some(v) if cx.opset < 11 => Ok(Some(cx.scalar(dtype, f64::from(v)))),
+                _ => cx.optional(n, i),
+            };
+            if let Some(low) = limit(cx, 1, "min")? {
                 x = cx.add(Op::Max {}, &[x, low])?;
             }
-            if let Some(high) = cx.optional(n, 2)? {
+            if let Some(high) = limit(cx, 2, "max")? {
                 x = cx.add(Op::Min {}, &[x, high])?;
             }
             Ok(x)

@@ -81,6 +81,24 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     }
 }
 
+/// The opset before 7 since which an operator means the same as in 7. The others had attributes for broadcasting, types
+/// or shapes that later versions do not have.
+pub(super) fn since(op: &str) -> Option<i64> {
+    Some(match op {
+        "Abs" | "ArgMax" | "ArgMin" | "Ceil" | "Clip" | "Constant" | "Elu" | "Exp" | "Flatten" | "Floor" | "Gather"
+        | "HardSigmoid" | "Hardmax" | "Identity" | "LRN" | "LeakyRelu" | "Log" | "LogSoftmax" | "LpNormalization"
+        | "MatMul" | "Max" | "Mean" | "Min" | "Neg" | "Not" | "Reciprocal" | "ReduceL1" | "ReduceL2"
+        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin" | "ReduceProd"
+        | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Selu" | "Shape" | "Sigmoid" | "Size" | "Slice" | "Softmax"
+        | "Softplus" | "Softsign" | "Sqrt" | "Squeeze" | "Sum" | "Tanh" | "TopK" | "Transpose" | "Unsqueeze" => 1,
+        "Split" => 2,
+        "Concat" => 4,
+        "Reshape" => 5,
+        "Cast" | "InstanceNormalization" | "Tile" => 6,
+        _ => return None,
+    })
+}
+
 /// An axis counted from the front.
 fn axis(axis: i64, rank: usize) -> Result<usize> {
     let a = if axis < 0 { axis + rank as i64 } else { axis };

@@ -107,11 +107,15 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             let (start, end) = (clamp(start), clamp(end));
             with(first.values[start..end.max(start)].iter().step_by(step as usize).cloned().collect(), false)
         }
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" if first.dtype != DType::Bool => {
-            let Some(second) = get(1).filter(|_| x.len() == 2) else { return Ok(None) };
-            elementwise(op, &first, second)
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" if is_shape(first.dtype) => {
+            let second = get(1).filter(|s| x.len() == 2 && s.dtype == first.dtype);
+            let Some(second) = second else { return Ok(None) };
+            let found = elementwise(op, &first, second, attrs::flag(n, "fmod", false))?;
+            // What wraps is left to the operator itself.
+            let fits = |d: &Dim| d.as_const().is_none_or(|v| wrap(first.dtype, v) == v);
+            Ok(found.filter(|s| s.values.iter().all(fits)))
         }
-        "Neg" => with(first.values.iter().map(|d| d * &Dim::from(-1)).collect(), first.scalar),
+        "Neg" if is_shape(first.dtype) => with(first.values.iter().map(|d| d * &Dim::from(-1)).collect(), first.scalar),
         "Equal" => {
             let Some(second) = get(1) else { return Ok(None) };
             // Equal expressions are equal; different ones only where both are constant. An extent is never
@@ -159,16 +163,34 @@ fn whole_number(cx: &Context<'_>, id: crate::ir::NodeId) -> Option<SymTensor> {
     Some(SymTensor { dtype: DType::I64, values: vec![Dim::from(v as i64)], scalar: true })
 }
 
+/// Whether shapes are computed in an integer type.
+fn is_shape(dtype: DType) -> bool {
+    matches!(dtype, DType::I64 | DType::I32)
+}
+
+/// A number wrapped to an integer type.
+fn wrap(dtype: DType, v: i64) -> i64 {
+    match dtype {
+        DType::I32 => i64::from(v as i32),
+        DType::I8 => i64::from(v as i8),
+        DType::U8 => i64::from(v as u8),
+        _ => v,
+    }
+}
+
 /// Integers in another type; `None` where the result is no tensor of known integers.
 fn cast(s: SymTensor, to: DType) -> Option<SymTensor> {
     match to {
-        to if to.is_float() => None,
+        to if to.is_float() || !to.is_core() => None,
         // A cast to bool changes values, which only constants can show.
         DType::Bool => {
             let values = s.ints()?.iter().map(|&v| Dim::from(i64::from(v != 0))).collect();
             Some(SymTensor { dtype: DType::Bool, values, scalar: s.scalar })
         }
-        dtype => Some(SymTensor { dtype, ..s }),
+        dtype => {
+            let values = s.values.into_iter().map(|d| d.as_const().map_or(d, |v| Dim::from(wrap(dtype, v))));
+            Some(SymTensor { dtype, values: values.collect(), scalar: s.scalar })
+        }
     }
 }
 
@@ -183,7 +205,8 @@ fn zip(a: &SymTensor, b: &SymTensor) -> Option<Vec<(Dim, Dim)>> {
     Some((0..len).map(|i| (at(&a.values, i), at(&b.values, i))).collect())
 }
 
-fn elementwise(op: &str, a: &SymTensor, b: &SymTensor) -> Result<Option<SymTensor>> {
+/// `fmod` asks for remainders with the dividend's sign.
+fn elementwise(op: &str, a: &SymTensor, b: &SymTensor, fmod: bool) -> Result<Option<SymTensor>> {
     let Some(pairs) = zip(a, b) else { return Ok(None) };
     let zero = |d: &Dim| d.as_const() == Some(0);
     if matches!(op, "Div" | "Mod") && pairs.iter().any(|(_, y)| zero(y)) {
@@ -191,13 +214,20 @@ fn elementwise(op: &str, a: &SymTensor, b: &SymTensor) -> Result<Option<SymTenso
     }
     let values = pairs
         .iter()
-        .map(|(x, y)| match op {
-            "Add" => x + y,
-            "Sub" => x - y,
-            "Mul" => x * y,
-            "Div" => x.floor_div(y),
-            "Mod" => x.modulo(y),
-            "Max" => x.larger(y),
+        .map(|(x, y)| match (op, x.as_const(), y.as_const()) {
+            ("Add", _, _) => x + y,
+            ("Sub", _, _) => x - y,
+            ("Mul", _, _) => x * y,
+            // Constants may be negative: quotients are truncated.
+            ("Div", Some(p), Some(q)) => Dim::from(p.wrapping_div(q)),
+            ("Mod", Some(p), Some(q)) if fmod => Dim::from(p.wrapping_rem(q)),
+            ("Mod", Some(p), Some(q)) => Dim::from(match p.wrapping_rem(q) {
+                r if r != 0 && (r < 0) != (q < 0) => r + q,
+                r => r,
+            }),
+            ("Div", _, _) => x.floor_div(y),
+            ("Mod", _, _) => x.modulo(y),
+            ("Max", _, _) => x.larger(y),
             _ => x.smaller(y),
         })
         .collect();
