@@ -193,7 +193,15 @@ impl Hub {
         )
     }
 
-    pub(crate) fn send(&self, from: usize, to: usize, tag: i64, data: Arc<[u8]>, value: Option<Data>, bindings: Arc<Bindings>) {
+    pub(crate) fn send(
+        &self,
+        from: usize,
+        to: usize,
+        tag: i64,
+        data: Arc<[u8]>,
+        value: Option<Data>,
+        bindings: Arc<Bindings>,
+    ) {
         self.lock().parcels.entry((from, to)).or_default().push_back(Parcel { tag, data, value, bindings });
         self.wake.notify_all();
     }

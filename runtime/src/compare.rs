@@ -114,7 +114,12 @@ pub fn compare_data(actual: &Data, expected: &Data, tolerance: &dyn Fn(&Tensor) 
                 None => equal,
                 Some(i) => Comparison {
                     worst: Some(unravel(i, &a.shape)),
-                    ..differs(format!("expected {:?} at {:?}, got {:?}", b.values[i], unravel(i, &a.shape), a.values[i]))
+                    ..differs(format!(
+                        "expected {:?} at {:?}, got {:?}",
+                        b.values[i],
+                        unravel(i, &a.shape),
+                        a.values[i]
+                    ))
                 },
             }
         }

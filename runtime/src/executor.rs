@@ -16,8 +16,8 @@ use crate::comm::{CommError, Hub};
 use crate::cpu::KernelError;
 use crate::dim::Bindings;
 use crate::dtype::{DType, TensorType};
-use crate::standard::Data;
 use crate::plan::{Certificate, InputDecl, Mapping, OutputDecl, Plan, Source, Stage, ValueId};
+use crate::standard::Data;
 use crate::tensor::{Tensor, byte_len, for_each_piece};
 
 /// Why a plan could not be executed.

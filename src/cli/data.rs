@@ -100,7 +100,11 @@ pub(super) fn read(path: &Path, prefix: &str, declared: &[Declared]) -> Result<V
             }
         }
         for d in declared.iter().filter(|d| !out.contains(&d.name)) {
-            let hint = if d.dtype == DType::Opaque { "; it is no array, so that it needs a folder with .pb files" } else { "" };
+            let hint = if d.dtype == DType::Opaque {
+                "; it is no array, so that it needs a folder with .pb files"
+            } else {
+                ""
+            };
             problems.push(format!("`{}` is missing{hint}", d.name));
         }
     }

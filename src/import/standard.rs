@@ -221,9 +221,7 @@ pub(super) fn constant_value(n: &NodeProto) -> Result<Constant> {
         "value" => tensor(a.t.as_ref().ok_or("its value is no tensor")?)?,
         "sparse_value" => from_weight(dense(a.sparse_tensor.as_ref().ok_or("its value is no sparse tensor")?)?.1),
         "value_int" => plain(DType::I64, vec![], a.i().to_le_bytes().to_vec()),
-        "value_ints" => {
-            plain(DType::I64, vec![a.ints.len()], a.ints.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
+        "value_ints" => plain(DType::I64, vec![a.ints.len()], a.ints.iter().flat_map(|v| v.to_le_bytes()).collect()),
         "value_float" => plain(DType::F32, vec![], a.f().to_le_bytes().to_vec()),
         "value_floats" => {
             plain(DType::F32, vec![a.floats.len()], a.floats.iter().flat_map(|v| v.to_le_bytes()).collect())
@@ -264,9 +262,10 @@ pub(super) fn dense(s: &SparseTensorProto) -> Result<(String, Weight)> {
     for (i, v) in values.bytes.chunks_exact(size).enumerate() {
         let index = &at[i * width..(i + 1) * width];
         let place = if indices.ty.rank() == 2 {
-            index.iter().zip(&shape).try_fold(0usize, |p, (&x, &d)| {
-                usize::try_from(x).ok().filter(|x| *x < d).map(|x| p * d + x)
-            })
+            index
+                .iter()
+                .zip(&shape)
+                .try_fold(0usize, |p, (&x, &d)| usize::try_from(x).ok().filter(|x| *x < d).map(|x| p * d + x))
         } else {
             usize::try_from(index[0]).ok().filter(|p| *p < total)
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::RunError;
 use crate::dim::Bindings;
 use crate::dtype::DType;
-use crate::standard::Data;
 use crate::plan::InputDecl;
+use crate::standard::Data;
 use crate::tensor::Tensor;
 
 /// Binds every symbol, or reports all that does not fit.
@@ -83,7 +83,8 @@ mod tests {
     fn bare_symbols_bind_and_sums_are_checked() {
         let decls =
             [decl("mask", &["batch", "past + seq"]), decl("ids", &["batch", "seq"]), decl("cache", &["past", "4"])];
-        let b = bind(&decls, &given(&[("mask", &[2, 8]), ("ids", &[2, 3]), ("cache", &[5, 4])]), &BTreeMap::new()).unwrap();
+        let b =
+            bind(&decls, &given(&[("mask", &[2, 8]), ("ids", &[2, 3]), ("cache", &[5, 4])]), &BTreeMap::new()).unwrap();
         assert_eq!((b["batch"], b["seq"], b["past"]), (2, 3, 5));
     }
 
@@ -91,8 +92,12 @@ mod tests {
     fn all_problems_are_reported_at_once() {
         let decls =
             [decl("mask", &["batch", "past + seq"]), decl("ids", &["batch", "seq"]), decl("cache", &["past", "4"])];
-        let e =
-            bind(&decls, &given(&[("mask", &[3, 9]), ("ids", &[2, 3]), ("cache", &[5, 6]), ("x", &[])]), &BTreeMap::new()).unwrap_err();
+        let e = bind(
+            &decls,
+            &given(&[("mask", &[3, 9]), ("ids", &[2, 3]), ("cache", &[5, 6]), ("x", &[])]),
+            &BTreeMap::new(),
+        )
+        .unwrap_err();
         let e = e.to_string();
         for part in [
             "`x` is no input",

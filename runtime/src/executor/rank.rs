@@ -69,8 +69,13 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
     let mut comm = Comm::new(job, rank, rank / mapping.tp, rank % mapping.tp);
     let mut r = Rank::new(job, rank, &comm)?;
     let n = r.stage.steps.len();
-    let mut done =
-        Finished { outputs: BTreeMap::new(), data: BTreeMap::new(), spans: vec![], step_time: vec![Duration::ZERO; n], trace: vec![] };
+    let mut done = Finished {
+        outputs: BTreeMap::new(),
+        data: BTreeMap::new(),
+        spans: vec![],
+        step_time: vec![Duration::ZERO; n],
+        trace: vec![],
+    };
     let repeat = job.config.repeat.max(1);
     for repetition in 0..repeat {
         if repetition > 0 {

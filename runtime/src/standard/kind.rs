@@ -112,9 +112,8 @@ impl Kind {
 
     /// The same with only those extents that satisfy a condition.
     pub fn keep(&self, wanted: &dyn Fn(&Dim) -> bool) -> Kind {
-        let filter = |s: &Extents| {
-            s.as_ref().map(|s| s.iter().map(|d| d.clone().filter(|d| wanted(d))).collect::<Vec<_>>())
-        };
+        let filter =
+            |s: &Extents| s.as_ref().map(|s| s.iter().map(|d| d.clone().filter(|d| wanted(d))).collect::<Vec<_>>());
         match self {
             Kind::Unknown => Kind::Unknown,
             Kind::Tensor(p) => Kind::Tensor(Partial { dtype: p.dtype, shape: filter(&p.shape) }),

@@ -19,11 +19,11 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 pub use call::{Call, Constant, Program, ProgramNode, Value};
+pub use control::takes_strings;
 pub use data::{
     Arg, Args, Data, Strings, axis, broadcast, broadcast_index, count, floats, from_bools, from_bytes, from_floats,
     from_ints, integers, native, strides,
 };
-pub use control::takes_strings;
 pub use infer::{Operand, Partial};
 pub use kind::{Extents, Kind, Known, kinds};
 

@@ -109,9 +109,8 @@ impl<'p> Prepared<'p> {
         self.captures.iter().zip(captured).for_each(|(&s, a)| values[s] = Value::Lent(*a));
         self.constants.iter().for_each(|(s, d)| values[*s] = Value::Lent(d.arg()));
         for n in &self.nodes {
-            let error = |e: StandardError| {
-                StandardError::new(format!("in a body, the {}: {}", n.node.describe(), e.message))
-            };
+            let error =
+                |e: StandardError| StandardError::new(format!("in a body, the {}: {}", n.node.describe(), e.message));
             let results = n.compute(&values).map_err(error)?;
             if results.len() != n.outputs.len() {
                 return Err(error(StandardError::new(format!("it makes {} results", results.len()))));

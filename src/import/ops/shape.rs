@@ -111,9 +111,9 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             let Some(second) = get(1).filter(|_| x.len() == 2) else { return Ok(None) };
             elementwise(op, &first, second)
         }
-        "Not" if first.dtype == DType::Bool => {
-            Ok(first.ints().map(|v| SymTensor { values: v.iter().map(|&b| Dim::from(i64::from(b == 0))).collect(), ..first }))
-        }
+        "Not" if first.dtype == DType::Bool => Ok(first
+            .ints()
+            .map(|v| SymTensor { values: v.iter().map(|&b| Dim::from(i64::from(b == 0))).collect(), ..first })),
         "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => {
             let Some(second) = get(1) else { return Ok(None) };
             let Some(pairs) = zip(&first, second) else { return Ok(None) };

@@ -94,11 +94,12 @@ pub(super) fn repeat(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     };
     let bound = trips.filter(|&n| n < UNBOUNDED);
     if go && bound.is_none() && never_stops(body) {
-        return Err(StandardError::new("it has neither a trip count nor a condition that may become false: it would never end"));
+        return Err(StandardError::new(
+            "it has neither a trip count nor a condition that may become false: it would never end",
+        ));
     }
     let shape = x.optional(0)?.map_or(vec![], |v| v.shape.to_vec());
-    let mut state: Vec<Data> =
-        (0..n).map(|i| x.required(i + 2)?.to_data()).collect::<Result<_>>()?;
+    let mut state: Vec<Data> = (0..n).map(|i| x.required(i + 2)?.to_data()).collect::<Result<_>>()?;
     let mut scans: Vec<Vec<Data>> = vec![vec![]; body.outputs.len() - 1 - n];
     let mut i = 0i128;
     while go && bound.is_none_or(|n| i < n) {
@@ -159,8 +160,7 @@ fn settle(start: Vec<Kind>, round: impl Fn(&[Kind]) -> Result<Vec<Kind>>) -> Res
     // Each time at least one extent or rank is given up.
     loop {
         let results = round(&state)?;
-        let next: Vec<Kind> =
-            state.iter().zip(&results).map(|(a, b)| a.join(b)).collect::<Result<_>>()?;
+        let next: Vec<Kind> = state.iter().zip(&results).map(|(a, b)| a.join(b)).collect::<Result<_>>()?;
         if next == state {
             return Ok((state, results));
         }
@@ -248,8 +248,7 @@ impl ScanForm {
 pub(super) fn scan(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let form = ScanForm::of(c, x.len())?;
     let program = Prepared::new(c.graph("body")?)?;
-    let operands: Vec<Arg<'_>> =
-        (form.first..x.len()).map(|i| x.required(i)).collect::<Result<_>>()?;
+    let operands: Vec<Arg<'_>> = (form.first..x.len()).map(|i| x.required(i)).collect::<Result<_>>()?;
     if c.opset < 9 {
         return batches(c, x, &form, &program, &operands);
     }
@@ -335,8 +334,7 @@ fn batches(
         let mut rows = rows.into_iter();
         let state = rows.by_ref().take(form.states).map(Block::into_data).collect::<Result<_>>()?;
         let scanned: Vec<Block<'_>> = rows.collect();
-        let (state, scans) =
-            rounds(form, program, state, &scanned, &vec![0; form.scans], length, &x.captured)?;
+        let (state, scans) = rounds(form, program, state, &scanned, &vec![0; form.scans], length, &x.captured)?;
         for (column, d) in columns.iter_mut().zip(state) {
             column.push(d);
         }
@@ -381,9 +379,7 @@ pub(super) fn scan_kinds(c: &Call, x: &[Option<Known>], outer: &[Known]) -> Resu
         let shape = k.extents().map(|s| s.iter().skip(usize::from(batched)).cloned().collect());
         k.with(shape)
     };
-    let start = (0..form.states)
-        .map(|i| Ok(unbatched(kind_at(x, form.first + i)?)))
-        .collect::<Result<_>>()?;
+    let start = (0..form.states).map(|i| Ok(unbatched(kind_at(x, form.first + i)?))).collect::<Result<_>>()?;
     let round = |state: &[Kind]| {
         let inputs: Vec<Known> = state.iter().chain(&scanned).cloned().map(Known::from).collect();
         body_kinds(body, &inputs, outer)

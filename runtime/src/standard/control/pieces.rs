@@ -34,10 +34,9 @@ impl<'a> Block<'a> {
     /// The tensor that a value is.
     pub(super) fn data(d: &'a Data) -> Result<Block<'a>> {
         match d {
-            Data::Tensor(t) => Ok(Block {
-                shape: t.shape.clone(),
-                elements: Elements::Numbers(t.dtype, Cow::Borrowed(t.bytes())),
-            }),
+            Data::Tensor(t) => {
+                Ok(Block { shape: t.shape.clone(), elements: Elements::Numbers(t.dtype, Cow::Borrowed(t.bytes())) })
+            }
             Data::Strings(s) => {
                 Ok(Block { shape: s.shape.clone(), elements: Elements::Texts(Cow::Borrowed(&s.values)) })
             }
@@ -62,9 +61,7 @@ impl<'a> Block<'a> {
         let mut shape = self.shape.clone();
         shape[axis] = to - from;
         let elements = match &self.elements {
-            Elements::Numbers(d, b) => {
-                Elements::Numbers(*d, Cow::Owned(cut(b, extent, inner * d.size(), from, to)))
-            }
+            Elements::Numbers(d, b) => Elements::Numbers(*d, Cow::Owned(cut(b, extent, inner * d.size(), from, to))),
             Elements::Texts(t) => Elements::Texts(Cow::Owned(cut(t, extent, inner, from, to))),
         };
         Ok(Block { shape, elements })

@@ -104,17 +104,16 @@ fn moved(c: &Call, x: &Args<'_>, n: usize) -> Results {
     };
     let texts: Vec<String> = x.at.iter().flat_map(all).collect::<BTreeSet<_>>().into_iter().collect();
     let ranks: HashMap<&str, usize> = texts.iter().enumerate().map(|(i, t)| (t.as_str(), i)).collect();
-    let coded: Vec<Option<Data>> = x
-        .at
-        .iter()
-        .map(|a| match a {
-            Some(Arg::Other(Data::Strings(s))) => {
-                let codes = s.values.iter().map(|t| ranks.get(t.as_str()).map_or(0, |&r| r as i128));
-                from_ints(DType::I64, &s.shape, codes).map(Some)
-            }
-            _ => Ok(None),
-        })
-        .collect::<Result<_>>()?;
+    let coded: Vec<Option<Data>> =
+        x.at.iter()
+            .map(|a| match a {
+                Some(Arg::Other(Data::Strings(s))) => {
+                    let codes = s.values.iter().map(|t| ranks.get(t.as_str()).map_or(0, |&r| r as i128));
+                    from_ints(DType::I64, &s.shape, codes).map(Some)
+                }
+                _ => Ok(None),
+            })
+            .collect::<Result<_>>()?;
     let at = x.at.iter().zip(&coded).map(|(a, d)| d.as_ref().map(Data::arg).or(*a)).collect();
     let mut results = (entry.kernel)(c, &Args { at, captured: x.captured.clone() })?;
     for r in results.iter_mut().take(n).flatten() {
@@ -245,9 +244,9 @@ pub(super) fn split(c: &Call, x: &Args<'_>) -> Results {
     let longest = parts.iter().map(Vec::len).max().unwrap_or(0);
     let mut shape = s.shape.clone();
     shape.push(longest);
-    let padded = parts.iter().flat_map(|p| {
-        p.iter().map(|t| (*t).to_owned()).chain(std::iter::repeat_n(String::new(), longest - p.len()))
-    });
+    let padded = parts
+        .iter()
+        .flat_map(|p| p.iter().map(|t| (*t).to_owned()).chain(std::iter::repeat_n(String::new(), longest - p.len())));
     let counts = from_ints(DType::I64, &s.shape, parts.iter().map(|p| p.len() as i128))?;
     Ok(vec![Some(Strings { shape, values: padded.collect() }.into()), Some(counts)])
 }
