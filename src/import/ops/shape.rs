@@ -111,26 +111,6 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
             let Some(second) = get(1).filter(|_| x.len() == 2) else { return Ok(None) };
             elementwise(op, &first, second)
         }
-        "Not" if first.dtype == DType::Bool => Ok(first
-            .ints()
-            .map(|v| SymTensor { values: v.iter().map(|&b| Dim::from(i64::from(b == 0))).collect(), ..first })),
-        "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => {
-            let Some(second) = get(1) else { return Ok(None) };
-            let Some(pairs) = zip(&first, second) else { return Ok(None) };
-            let holds = |a: i64, b: i64| match op {
-                "Less" => a < b,
-                "Greater" => a > b,
-                "LessOrEqual" => a <= b,
-                "GreaterOrEqual" => a >= b,
-                "And" => a != 0 && b != 0,
-                "Or" => a != 0 || b != 0,
-                _ => (a != 0) != (b != 0),
-            };
-            let value = |(a, b): &(Dim, Dim)| Some(Dim::from(i64::from(holds(a.as_const()?, b.as_const()?))));
-            let values: Option<Vec<Dim>> = pairs.iter().map(value).collect();
-            let scalar = first.scalar && second.scalar;
-            Ok(values.map(|values| SymTensor { dtype: DType::Bool, values, scalar }))
-        }
         "Neg" => with(first.values.iter().map(|d| d * &Dim::from(-1)).collect(), first.scalar),
         "Equal" => {
             let Some(second) = get(1) else { return Ok(None) };
@@ -167,6 +147,26 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
                 }
                 _ => Ok(None),
             }
+        }
+        "Not" if first.dtype == DType::Bool => Ok(first
+            .ints()
+            .map(|v| SymTensor { values: v.iter().map(|&b| Dim::from(i64::from(b == 0))).collect(), ..first })),
+        "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => {
+            let Some(second) = get(1) else { return Ok(None) };
+            let Some(pairs) = zip(&first, second) else { return Ok(None) };
+            let holds = |a: i64, b: i64| match op {
+                "Less" => a < b,
+                "Greater" => a > b,
+                "LessOrEqual" => a <= b,
+                "GreaterOrEqual" => a >= b,
+                "And" => a != 0 && b != 0,
+                "Or" => a != 0 || b != 0,
+                _ => (a != 0) != (b != 0),
+            };
+            let value = |(a, b): &(Dim, Dim)| Some(Dim::from(i64::from(holds(a.as_const()?, b.as_const()?))));
+            let values: Option<Vec<Dim>> = pairs.iter().map(value).collect();
+            let scalar = first.scalar && second.scalar;
+            Ok(values.map(|values| SymTensor { dtype: DType::Bool, values, scalar }))
         }
         _ => Ok(None),
     }
