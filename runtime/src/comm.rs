@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::attr::MeshAxis;
 use crate::dim::Bindings;
+use crate::standard::Data;
 use crate::tensor::{View, ViewMut};
 
 /// Why a rank could not communicate.
@@ -71,6 +72,8 @@ struct Round {
 struct Parcel {
     tag: i64,
     data: Arc<[u8]>,
+    /// What is no tensor of numbers.
+    value: Option<Data>,
     /// Symbols that the sender has bound, so that the receiver knows the extents.
     bindings: Arc<Bindings>,
 }
@@ -190,8 +193,16 @@ impl Hub {
         )
     }
 
-    pub(crate) fn send(&self, from: usize, to: usize, tag: i64, data: Arc<[u8]>, bindings: Arc<Bindings>) {
-        self.lock().parcels.entry((from, to)).or_default().push_back(Parcel { tag, data, bindings });
+    pub(crate) fn send(
+        &self,
+        from: usize,
+        to: usize,
+        tag: i64,
+        data: Arc<[u8]>,
+        value: Option<Data>,
+        bindings: Arc<Bindings>,
+    ) {
+        self.lock().parcels.entry((from, to)).or_default().push_back(Parcel { tag, data, value, bindings });
         self.wake.notify_all();
     }
 
@@ -216,9 +227,9 @@ impl Hub {
         to: usize,
         group: &str,
         position: usize,
-    ) -> Result<(i64, Arc<[u8]>), CommError> {
+    ) -> Result<(i64, Arc<[u8]>, Option<Data>), CommError> {
         self.wait(
-            |state| state.parcels.get_mut(&(from, to))?.pop_front().map(|p| (p.tag, p.data)),
+            |state| state.parcels.get_mut(&(from, to))?.pop_front().map(|p| (p.tag, p.data, p.value)),
             |_, waited| CommError::Timeout { group: group.to_owned(), position, missing: vec![from], waited },
         )
     }

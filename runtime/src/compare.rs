@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::dtype::DType;
+use crate::standard::Data;
 use crate::tensor::Tensor;
 
 /// How far a value may be from what is expected: |a - b| <= abs + rel * |b|.
@@ -93,6 +94,59 @@ pub fn compare(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Comp
     }
     c.worst = worst.1.map(|i| unravel(i, &actual.shape));
     c
+}
+
+/// Compares values of any kind: tensors of numbers within a tolerance for their element type, all else exactly. Sequences are
+/// compared element by element.
+pub fn compare_data(actual: &Data, expected: &Data, tolerance: &dyn Fn(&Tensor) -> Tolerance) -> Comparison {
+    let differs = |reason: String| Comparison {
+        pass: false,
+        max_abs: f64::INFINITY,
+        max_rel: f64::INFINITY,
+        worst: None,
+        reason: Some(reason),
+    };
+    let equal = Comparison { pass: true, max_abs: 0.0, max_rel: 0.0, worst: None, reason: None };
+    match (actual, expected) {
+        (Data::Tensor(a), Data::Tensor(b)) => compare(a, b, tolerance(a)),
+        (Data::Strings(a), Data::Strings(b)) if a.shape == b.shape => {
+            match a.values.iter().zip(&b.values).position(|(x, y)| x != y) {
+                None => equal,
+                Some(i) => Comparison {
+                    worst: Some(unravel(i, &a.shape)),
+                    ..differs(format!(
+                        "expected {:?} at {:?}, got {:?}",
+                        b.values[i],
+                        unravel(i, &a.shape),
+                        a.values[i]
+                    ))
+                },
+            }
+        }
+        (Data::Optional(None), Data::Optional(None)) => equal,
+        (Data::Optional(Some(a)), Data::Optional(Some(b))) => compare_data(a, b, tolerance),
+        (Data::Sequence(a), Data::Sequence(b)) if a.len() == b.len() => {
+            let mut worst = equal;
+            for (i, (x, y)) in a.iter().zip(b).enumerate() {
+                let c = compare_data(x, y, tolerance);
+                worst.max_abs = worst.max_abs.max(c.max_abs);
+                worst.max_rel = worst.max_rel.max(c.max_rel);
+                if !c.pass && worst.pass {
+                    worst.pass = false;
+                    let why = c.reason.unwrap_or_else(|| {
+                        format!("max |difference| {:.3e} at {:?}", c.max_abs, c.worst.clone().unwrap_or_default())
+                    });
+                    worst.reason = Some(format!("element {i}: {why}"));
+                    worst.worst = c.worst;
+                }
+            }
+            worst
+        }
+        // A value stands for an optional one that has it.
+        (Data::Optional(Some(a)), b) => compare_data(a, b, tolerance),
+        (a, Data::Optional(Some(b))) => compare_data(a, b, tolerance),
+        (a, b) => differs(format!("expected {}, got {}", b.describe(), a.describe())),
+    }
 }
 
 /// The index of element `i` in row-major order.

@@ -15,8 +15,9 @@ use std::time::Duration;
 use crate::comm::{CommError, Hub};
 use crate::cpu::KernelError;
 use crate::dim::Bindings;
-use crate::dtype::TensorType;
+use crate::dtype::{DType, TensorType};
 use crate::plan::{Certificate, InputDecl, Mapping, OutputDecl, Plan, Source, Stage, ValueId};
+use crate::standard::Data;
 use crate::tensor::{Tensor, byte_len, for_each_piece};
 
 /// Why a plan could not be executed.
@@ -128,19 +129,23 @@ pub struct RunConfig<'a> {
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Number of times that the program is executed, at least 1.
     pub repeat: usize,
+    /// Inputs that are no tensors of numbers: strings, sequences, optional values.
+    pub data: Option<&'a BTreeMap<String, Data>>,
 }
 
 impl Default for RunConfig<'_> {
     fn default() -> Self {
-        RunConfig { timeout: Duration::from_secs(60), trace: false, progress: None, repeat: 1 }
+        RunConfig { timeout: Duration::from_secs(60), trace: false, progress: None, repeat: 1, data: None }
     }
 }
 
 /// What came of executing a plan.
 #[derive(Debug, Default)]
 pub struct RunResult {
-    /// The whole outputs in the plan's order.
+    /// The whole outputs in the plan's order, as far as they are tensors of numbers.
     pub outputs: Vec<(String, Tensor)>,
+    /// The other outputs in the plan's order.
+    pub data: Vec<(String, Data)>,
     /// Per repetition, milliseconds from the start of the first rank to the end of the last.
     pub total_ms: Vec<f64>,
     /// Per stage and step, mean milliseconds over the repetitions in column 0, waiting included.
@@ -161,6 +166,13 @@ struct Program<'a> {
     reference: Option<&'a Stage>,
 }
 
+/// An input of the caller.
+#[derive(Clone, Copy)]
+enum Whole<'a> {
+    Tensor(&'a Tensor),
+    Data(&'a Data),
+}
+
 /// A program with all extents known, and what the ranks share while they execute it.
 struct Job<'a> {
     program: &'a Program<'a>,
@@ -168,7 +180,7 @@ struct Job<'a> {
     /// Per stage and value; `None` where a symbol gets its value only during execution.
     shapes: Vec<Vec<Option<Vec<usize>>>>,
     /// Whole inputs in the plan's order.
-    inputs: Vec<&'a Tensor>,
+    inputs: Vec<Whole<'a>>,
     weights: &'a dyn WeightSource,
     config: &'a RunConfig<'a>,
     hub: Hub,
@@ -233,14 +245,20 @@ fn execute(
     inputs: &BTreeMap<String, Tensor>,
     config: &RunConfig<'_>,
 ) -> Result<RunResult, RunError> {
-    let bindings = bind::bind(program.inputs, inputs)?;
+    let none = BTreeMap::new();
+    let data = config.data.unwrap_or(&none);
+    let bindings = bind::bind(program.inputs, inputs, data)?;
+    let whole = |d: &InputDecl| {
+        let tensor = inputs.get(&d.name).map(Whole::Tensor);
+        if d.ty.dtype == DType::Opaque { data.get(&d.name).map(Whole::Data) } else { tensor }
+    };
     let world = program.mapping.world();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let job = Job {
         program,
         shapes: program.stages.iter().map(|s| shapes(s, &bindings)).collect::<Result<_, _>>()?,
         bindings: Arc::new(bindings),
-        inputs: program.inputs.iter().filter_map(|d| inputs.get(&d.name)).collect(),
+        inputs: program.inputs.iter().filter_map(whole).collect(),
         weights,
         config,
         hub: Hub::new(config.timeout),
@@ -322,6 +340,12 @@ fn collect(job: &Job<'_>, finished: Vec<rank::Finished>) -> Result<RunResult, Ru
     let mut result = RunResult::default();
     for (i, o) in job.program.outputs.iter().enumerate() {
         let error = |why: String| RunError::Plan(format!("output `{}`: {why}", o.name));
+        if o.ty.dtype == DType::Opaque {
+            let rank = job.program.mapping.rank(o.stage, 0);
+            let found = finished[rank].data.get(&i).ok_or_else(|| error(format!("rank {rank} has none")))?;
+            result.data.push((o.name.clone(), found.clone()));
+            continue;
+        }
         let parts = o.part.map_or(1, |p| p.parts);
         let shape = match extents(&o.ty, &job.bindings).map_err(error)? {
             Some(shape) => shape,

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use sinter_runtime::compare::{self, Tolerance};
+use sinter_runtime::compare::{self, Comparison, Tolerance};
 use sinter_runtime::executor::{self, RunConfig, RunError, RunResult, WeightSource};
-use sinter_runtime::io::write_npy;
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
@@ -73,6 +72,9 @@ struct Output {
     name: String,
     dtype: &'static str,
     shape: Vec<usize>,
+    /// What it is, where it is no tensor of numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,8 +129,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
 
 fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn WeightSource) -> Result<Outcome, Failure> {
     let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
-    let input_names: Vec<_> = plan.inputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
-    let output_names: Vec<_> = plan.outputs.iter().map(|i| (i.name.clone(), i.ty.dtype)).collect();
+    let input_names: Vec<data::Declared> = plan.inputs.iter().map(Into::into).collect();
+    let output_names: Vec<data::Declared> = plan.outputs.iter().map(Into::into).collect();
     let inputs = data::read(&o.inputs, "input", &input_names)?;
     let expected = match &o.expect {
         Some(p) => Some(data::read(p, "output", &output_names)?),
@@ -145,36 +147,36 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
         trace: o.verify,
         progress: Some(&tick),
         repeat: o.repeat.into(),
+        data: Some(&inputs.data),
     };
-    let result = executor::run(plan, weights, &inputs, &config);
+    let result = executor::run(plan, weights, &inputs.tensors, &config);
     bar.finish_and_clear();
     let result = result?;
 
-    let expect = expected.map(|e| check(o, &result.outputs, &e));
+    let expect = expected.map(|e| check(o, &result, &e));
     let mut time_ms = BTreeMap::new();
     time_ms.insert("run", result.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
     let verify = if o.verify { Some(verify(o, plan, whole, &inputs, &result, &mut time_ms)?) } else { None };
 
     if let Some(dir) = &o.outputs {
-        std::fs::create_dir_all(dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
-        for (name, t) in &result.outputs {
-            write_npy(&dir.join(format!("{}.npy", name.replace('/', "_"))), t)?;
-        }
+        data::write(dir, &result.outputs, &result.data)?;
     }
-    let outputs = result.outputs.iter().map(|(name, t)| Output {
+    let tensors = result.outputs.iter().map(|(name, t)| Output {
         name: name.clone(),
         dtype: t.dtype.name(),
         shape: t.shape.clone(),
+        what: None,
     });
-    let report = Report {
-        schema: 1,
-        ranks: plan.mapping.world(),
-        backend: "cpu",
-        outputs: outputs.collect(),
-        expect,
-        verify,
-        time_ms,
-    };
+    let others = result.data.iter().map(|(name, d)| Output {
+        name: name.clone(),
+        dtype: d.dtype().name(),
+        shape: vec![],
+        what: Some(d.describe()),
+    });
+    let order = |o: &Output| plan.outputs.iter().position(|p| p.name == o.name);
+    let mut outputs: Vec<Output> = tensors.chain(others).collect();
+    outputs.sort_by_key(order);
+    let report = Report { schema: 1, ranks: plan.mapping.world(), backend: "cpu", outputs, expect, verify, time_ms };
     let text = summary(&report);
     deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
@@ -190,13 +192,20 @@ fn tolerance(o: &Options, t: &Tensor) -> Tolerance {
     }
 }
 
-fn check(o: &Options, actual: &[(String, Tensor)], expected: &BTreeMap<String, Tensor>) -> Check {
+fn check(o: &Options, actual: &RunResult, expected: &data::Values) -> Check {
     let mut out = Check { max_abs: 0.0, max_rel: 0.0, pass: true, failed: vec![], tolerance: BTreeMap::new() };
-    for (name, t) in actual {
-        let Some(e) = expected.get(name) else { continue };
+    let mut pairs: Vec<(&String, Comparison)> = vec![];
+    for (name, t) in &actual.outputs {
+        let Some(e) = expected.tensors.get(name) else { continue };
         let tol = tolerance(o, t);
         out.tolerance.insert(t.dtype.name(), [tol.abs, tol.rel]);
-        let c = compare::compare(t, e, tol);
+        pairs.push((name, compare::compare(t, e, tol)));
+    }
+    for (name, d) in &actual.data {
+        let Some(e) = expected.data.get(name) else { continue };
+        pairs.push((name, compare::compare_data(d, e, &|t| tolerance(o, t))));
+    }
+    for (name, c) in pairs {
         out.max_abs = out.max_abs.max(c.max_abs);
         out.max_rel = out.max_rel.max(c.max_rel);
         if !c.pass {
@@ -216,14 +225,24 @@ fn verify(
     o: &Options,
     plan: &Plan,
     whole: &dyn WeightSource,
-    inputs: &BTreeMap<String, Tensor>,
+    inputs: &data::Values,
     result: &RunResult,
     time_ms: &mut BTreeMap<&'static str, f64>,
 ) -> Result<Verify, Failure> {
-    let config = RunConfig { timeout: Duration::from_secs(o.timeout), trace: true, progress: None, repeat: 1 };
-    let reference = executor::run_reference(plan, whole, inputs, &config)?;
+    let config = RunConfig {
+        timeout: Duration::from_secs(o.timeout),
+        trace: true,
+        progress: None,
+        repeat: 1,
+        data: Some(&inputs.data),
+    };
+    let reference = executor::run_reference(plan, whole, &inputs.tensors, &config)?;
     time_ms.insert("reference", reference.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
-    let check = check(o, &result.outputs, &reference.outputs.iter().cloned().collect());
+    let expected = data::Values {
+        tensors: reference.outputs.iter().cloned().collect(),
+        data: reference.data.iter().cloned().collect(),
+    };
+    let check = check(o, result, &expected);
     let mut first_bad = None;
     if !check.pass {
         let order = plan.reference.iter().flat_map(|s| &s.values).map(|v| v.name.as_str());
@@ -239,7 +258,10 @@ fn summary(r: &Report) -> String {
     let run = r.time_ms.get("run").copied().unwrap_or(0.0);
     let mut t = format!("ran on {} cpu rank{} in {run:.1} ms\n", r.ranks, if r.ranks == 1 { "" } else { "s" });
     for out in r.outputs.iter().take(4) {
-        t += &format!("  {}: {}{:?}\n", out.name, out.dtype, out.shape);
+        match &out.what {
+            Some(what) => t += &format!("  {}: {what}\n", out.name),
+            None => t += &format!("  {}: {}{:?}\n", out.name, out.dtype, out.shape),
+        }
     }
     if r.outputs.len() > 4 {
         t += &format!("  and {} more\n", r.outputs.len() - 4);

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::functions::{Functions, Names, Opsets};
 use super::proto::{NodeProto, TensorProto};
 use super::weights::{Store, Weight, Weights};
-use super::{ImportError, ops, standard};
+use super::{ImportError, inline, ops, standard};
 use crate::ir::{Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
-use sinter_runtime::standard::Partial;
+use sinter_runtime::standard::Kind;
 
 /// Integer tensors up to this many elements are tracked symbolically: shapes, axes, slice bounds.
 const MAX_SYMBOLIC: usize = 256;
@@ -19,11 +20,20 @@ pub(super) struct OpError {
     pub(super) conflict: Option<(Dim, Dim)>,
     /// Whether the operands are right and only sinter's own operators cannot express the node.
     pub(super) fallback: bool,
+    /// Whether the message names a node of a function or body already.
+    pub(super) inside: bool,
+}
+
+impl OpError {
+    /// An error of the model, whatever could express the node.
+    pub(super) fn fatal(message: String) -> Self {
+        OpError { message, conflict: None, fallback: false, inside: false }
+    }
 }
 
 impl From<String> for OpError {
     fn from(message: String) -> Self {
-        OpError { message, conflict: None, fallback: true }
+        OpError { message, conflict: None, fallback: true, inside: false }
     }
 }
 
@@ -35,7 +45,7 @@ impl From<&str> for OpError {
 
 impl From<InferError> for OpError {
     fn from(e: InferError) -> Self {
-        OpError { message: e.message, conflict: e.conflict, fallback: false }
+        OpError { message: e.message, conflict: e.conflict, fallback: false, inside: false }
     }
 }
 
@@ -98,10 +108,17 @@ fn all_wanted(node: &NodeProto, results: Vec<Val>) -> Result<Vec<Val>> {
 pub(super) struct Context<'a> {
     pub(super) graph: Graph,
     pub(super) opset: i64,
-    /// Opsets of all domains.
-    opsets: HashMap<String, i64>,
-    /// Types that the model states for its values.
-    declared: HashMap<&'a str, Partial>,
+    /// Opsets of all domains, for the function at hand.
+    pub(super) opsets: Opsets,
+    /// What the model states about its values.
+    pub(super) declared: HashMap<String, Kind>,
+    /// What is known about nodes that are no tensors of numbers.
+    pub(super) kinds: HashMap<NodeId, Kind>,
+    /// The model's local functions.
+    pub(super) functions: Functions<'a>,
+    /// Names of all values.
+    pub(super) names: Names,
+    pub(super) progress: inline::Progress,
     /// Symbols made for extents that only execution shows.
     late: std::collections::BTreeSet<String>,
     /// Number of ranks that the model's own communication states.
@@ -119,17 +136,22 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(super) fn new(
         name: &str,
-        opset: i64,
         initializers: HashMap<&'a str, &'a TensorProto>,
-        declared: HashMap<&'a str, Partial>,
-        opsets: HashMap<String, i64>,
+        declared: HashMap<String, Kind>,
+        opsets: Opsets,
+        functions: Functions<'a>,
+        names: Names,
         store: Store,
     ) -> Self {
         Context {
             graph: Graph::new(name),
-            opset,
+            opset: opsets.get("").copied().unwrap_or(0),
             opsets,
             declared,
+            kinds: HashMap::new(),
+            functions,
+            names,
+            progress: inline::Progress::default(),
             late: std::collections::BTreeSet::new(),
             ranks: None,
             vals: HashMap::new(),
@@ -152,7 +174,13 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    /// Imports a node, or the nodes that it stands for.
     pub(super) fn import_node(&mut self, node: &NodeProto) -> Result<()> {
+        if inline::inline(self, node)? { Ok(()) } else { self.import_plain(node) }
+    }
+
+    /// Imports a node as an operator.
+    pub(super) fn import_plain(&mut self, node: &NodeProto) -> Result<()> {
         super::node_name(node).clone_into(&mut self.origin);
         let own = if self.is_foreign(node)? {
             Err(OpError::from("it has operands of element types that sinter's own operators do not compute with"))
@@ -167,7 +195,7 @@ impl<'a> Context<'a> {
             Err(e) if e.conflict.as_ref().is_some_and(|(a, b)| !self.is_late(a) && !self.is_late(b)) => return Err(e),
             // What sinter's own operators do not express may be a call of the standard operator.
             Err(e) if standard::supported(node) => {
-                let declared: Vec<Option<Partial>> =
+                let declared: Vec<Option<Kind>> =
                     node.output.iter().map(|o| self.declared.get(o.as_str()).cloned()).collect();
                 standard::import(self, node, &declared).map_err(|f| if e.fallback { f } else { e })?
             }
@@ -233,6 +261,17 @@ impl<'a> Context<'a> {
             name.push('_');
         }
         Dim::sym(&name)
+    }
+
+    /// Goes on with other operator sets, and returns those so far.
+    pub(super) fn enter_opsets(&mut self, opsets: Opsets) -> Opsets {
+        self.opset = opsets.get("").copied().unwrap_or(0);
+        std::mem::replace(&mut self.opsets, opsets)
+    }
+
+    /// What is known about a node's value.
+    pub(super) fn kind(&self, id: NodeId) -> Kind {
+        self.kinds.get(&id).cloned().unwrap_or_else(|| Kind::of(self.ty(id)))
     }
 
     /// The version of a domain's operators that the model uses.

@@ -4,8 +4,12 @@
 //! exporters vanish into attributes of `Reshape`, `Expand` and `Slice`. Nothing is fused here.
 
 mod attrs;
+mod body;
 mod context;
 mod error;
+mod functions;
+mod inline;
+mod kinds;
 mod ops;
 pub mod proto;
 mod standard;
@@ -17,10 +21,11 @@ use std::path::Path;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use prost::Message as _;
-use sinter_runtime::standard::Partial;
+use sinter_runtime::standard::Kind;
 
 use self::context::{Context, Val};
 pub use self::error::ImportError;
+use self::functions::{Functions, Names};
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
 pub(crate) use self::weights::data_type;
@@ -45,6 +50,8 @@ pub struct Imported {
     pub n_nodes: usize,
     /// Number of tensor-parallel ranks that the model's own communication states, where it states one.
     pub ranks: Option<usize>,
+    /// What inputs and outputs are that are no tensors of numbers, in the text form of [`Kind`].
+    pub kinds: BTreeMap<String, String>,
 }
 
 /// The data of a stand-alone tensor message: element type, shape and elements.
@@ -52,6 +59,11 @@ pub fn read_tensor(t: &TensorProto) -> Result<(DType, Vec<usize>, bytes::Bytes),
     let w = Store::new(Path::new("")).load(t)?;
     let shape = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
     Ok((w.ty.dtype, shape, w.bytes))
+}
+
+/// ONNX's number of an element type whose messages hold one element after the other.
+pub fn tensor_code(dtype: DType) -> Option<i32> {
+    (1..64).find(|&c| weights::dtype(c) == Some(dtype)).filter(|_| weights::packed_bits(dtype).is_none())
 }
 
 /// A decoded model file.
@@ -112,10 +124,12 @@ impl Model {
         if !self.reads(found) {
             return Err(ImportError::Opset { path: self.path.clone(), found, min: MIN_OPSET, max: MAX_OPSET });
         }
+        let functions = Functions::new(&self.proto);
         let unknown: Vec<_> = self
             .nodes()
             .iter()
-            .filter(|n| !ops::supported(n) && !standard::supported(n))
+            .chain(functions.reachable(self.nodes()))
+            .filter(|n| functions.called(n).is_none() && !ops::supported(n) && !standard::supported(n))
             .map(|n| (qualified(n), node_name(n).to_owned()))
             .collect();
         if !unknown.is_empty() {
@@ -151,19 +165,32 @@ impl Model {
         }
         let mut cx = Context::new(
             &name,
-            self.opset().unwrap_or(0),
             initializers,
             declared_types(graph),
-            self.proto.opset_import.iter().map(|o| (o.domain().to_owned(), o.version())).collect(),
+            functions::opsets(&self.proto.opset_import),
+            Functions::new(&self.proto),
+            Names::of(&self.proto),
             Store::new(&self.path),
         );
         for input in &graph.input {
             if cx.is_initializer(input.name()) {
                 continue;
             }
-            let ty = input_type(input, known)?;
+            let kind = kinds::opaque(input);
+            let ty = match &kind {
+                Some(_) => TensorType::new(DType::Opaque, vec![]),
+                None => input_type(input, known)?,
+            };
             let id = cx.graph.input(input.name(), ty);
+            if let Some(k) = kind {
+                cx.kinds.insert(id, k);
+            }
             cx.define(input.name(), Val::Node(id))?;
+        }
+        for t in &graph.sparse_initializer {
+            let (name, w) = standard::dense(t).map_err(|e| ImportError::Structure(e.message))?;
+            let v = cx.define_constant(&name, w);
+            cx.define(&name, v)?;
         }
         for &i in order {
             let node = &graph.node[i];
@@ -197,10 +224,19 @@ impl Model {
         if graph.output.is_empty() {
             return Err(ImportError::Structure("the graph has no output".into()));
         }
+        let mut kinds = BTreeMap::new();
+        let inputs = graph.input.iter().filter(|i| !cx.is_initializer(i.name())).map(|i| i.name().to_owned());
+        for name in inputs.chain(graph.output.iter().map(|o| o.name().to_owned())).collect::<Vec<_>>() {
+            if let Ok(id) = cx.node_of(&name)
+                && cx.ty(id).dtype == DType::Opaque
+            {
+                kinds.insert(name, cx.kind(id).to_string());
+            }
+        }
         let ranks = cx.ranks;
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len(), ranks }))
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len(), ranks, kinds }))
     }
 }
 
@@ -264,7 +300,9 @@ fn topological_order(nodes: &[NodeProto]) -> Result<Vec<usize>, ImportError> {
         graph.add_node(());
     }
     for (i, n) in nodes.iter().enumerate() {
-        for p in n.input.iter().filter_map(|name| producer.get(name.as_str())) {
+        let captured = functions::captured(n);
+        let reads = n.input.iter().map(String::as_str).chain(captured);
+        for p in reads.filter_map(|name| producer.get(name)) {
             sorted &= *p < i;
             graph.add_edge(NodeIndex::new(*p), NodeIndex::new(i), ());
         }
@@ -307,15 +345,10 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
     Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })
 }
 
-/// The types that the model states for its values: element type, and rank or extents.
-fn declared_types(graph: &proto::GraphProto) -> HashMap<&str, Partial> {
+/// What the model states about its values.
+fn declared_types(graph: &proto::GraphProto) -> HashMap<String, Kind> {
     let all = graph.value_info.iter().chain(&graph.output);
-    all.filter_map(|v| {
-        let t = tensor_type(v)?;
-        let shape = t.shape.as_ref().map(|s| vec![None; s.dim.len()]);
-        Some((v.name(), Partial { dtype: weights::dtype(t.elem_type())?, shape }))
-    })
-    .collect()
+    all.filter_map(|v| Some((v.name().to_owned(), kinds::declared(v)?))).collect()
 }
 
 fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
@@ -328,7 +361,7 @@ fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
 /// The declared type of an output must not contradict the inferred one.
 fn check_declared(v: &ValueInfoProto, inferred: &TensorType) -> Result<(), ImportError> {
     use proto::tensor_shape_proto::dimension::Value as D;
-    let Some(t) = tensor_type(v) else { return Ok(()) };
+    let Some(t) = tensor_type(v).filter(|_| inferred.dtype != DType::Opaque) else { return Ok(()) };
     let declared: Option<DType> = weights::dtype(t.elem_type());
     let wrong = declared.is_some_and(|d| d != inferred.dtype)
         || t.shape.as_ref().is_some_and(|s| {

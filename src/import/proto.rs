@@ -1,4 +1,4 @@
-//! The ONNX messages, generated from `proto/onnx-ml.proto`.
+//! The ONNX messages, generated from the files in `proto/`.
 #![allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated code")]
 
 include!(concat!(env!("OUT_DIR"), "/onnx.rs"));

@@ -6,27 +6,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sinter_runtime::attr::Real;
-use sinter_runtime::standard::{self, Arg, Call, Constant, Data, Operand, Partial, Value};
+use sinter_runtime::standard::{self, Arg, Call, Constant, Data, Kind, Known, Value};
 use sinter_runtime::tensor::Tensor;
 
 use super::context::{Context, OpError, Result, SymTensor, Val};
-use super::proto::{AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use super::proto::{AttributeProto, NodeProto, SparseTensorProto, TensorProto, attribute_proto::AttributeType};
 use super::weights::{Store, Weight};
+use super::{attrs, body, kinds};
 use crate::ir::{DType, Dim, Literal, NodeId, Op, TensorType};
 
 /// Constants of more bytes than this are not computed with at import.
 const MAX_FOLD: usize = 1 << 16;
+/// Sparse tensors of more elements than this are refused.
+const MAX_DENSE: usize = 1 << 28;
 
 pub(super) use sinter_runtime::standard::names;
 
 /// Whether there is a standard operator for a node.
 pub(super) fn supported(n: &NodeProto) -> bool {
-    standard::lookup(n.domain(), n.op_type()).is_some()
+    let domain = if n.domain() == "ai.onnx" { "" } else { n.domain() };
+    standard::lookup(domain, n.op_type()).is_some() || standard::takes_strings(domain, n.op_type())
 }
 
 /// Imports a node as a call. `declared` are the types that the model itself states for its results.
-pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Partial>]) -> Result<Vec<Val>> {
-    let entry = standard::lookup(n.domain(), n.op_type()).ok_or("there is no such operator")?;
+pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Kind>]) -> Result<Vec<Val>> {
     let mut call = call(cx, n)?;
     let used = n.input.iter().rposition(|i| !i.is_empty()).map_or(0, |i| i + 1);
     call.present = n.input[..used].iter().map(|i| !i.is_empty()).collect();
@@ -39,8 +42,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Par
     for name in &captured {
         captured_vals.push(cx.value(name)?);
     }
+    let has_body = call.attrs.values().any(|v| matches!(v, Value::Graph(_)));
     if !operands.is_empty()
-        && captured.is_empty()
+        && !has_body
         && let Some(results) = fold(cx, &call, &operands)?
     {
         let names = n.output.iter().filter(|o| !o.is_empty());
@@ -60,27 +64,30 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Par
             None => None,
         });
     }
-    let types: Vec<Option<TensorType>> = ids.iter().map(|id| id.map(|id| cx.ty(id).clone())).collect();
-    let views: Vec<Option<Operand<'_>>> = types
-        .iter()
-        .zip(&operands)
-        .map(|(ty, v)| {
-            let values = match v {
-                Some(Val::Sym(s)) => Some(&s.values[..]),
-                _ => None,
-            };
-            ty.as_ref().map(|ty| Operand { ty, values })
-        })
-        .collect();
-    let inferred = (entry.infer)(&call, &views).map_err(|e| OpError::from(e.message))?;
+    let mut inner = vec![];
+    for (name, v) in captured.iter().zip(&captured_vals) {
+        inner.push(cx.materialise(v, name)?);
+    }
+    let describe = |cx: &Context<'_>, id: NodeId, v: &Val| {
+        let values = match v {
+            Val::Sym(s) => Some(s.values.clone()),
+            Val::Node(_) => None,
+        };
+        Known { kind: cx.kind(id), values }
+    };
+    let known: Vec<Option<Known>> =
+        ids.iter().zip(&operands).map(|(id, v)| Some(describe(cx, (*id)?, v.as_ref()?))).collect();
+    let outer: Vec<Known> = inner.iter().zip(&captured_vals).map(|(id, v)| describe(cx, *id, v)).collect();
+    let inferred = standard::kinds(&call, &known, &outer).map_err(|e| OpError::from(e.message))?;
+    let mut found = vec![];
     for (i, name) in n.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
-        let found = inferred.get(i).ok_or_else(|| format!("output {i} `{name}` is not supported"))?;
-        call.results.push(complete(cx, name, found, declared.get(i).and_then(Option::as_ref))?);
+        let k = inferred.get(i).ok_or_else(|| format!("output {i} `{name}` is not supported"))?;
+        let (k, ty) = complete(cx, name, k, declared.get(i).and_then(Option::as_ref))?;
+        call.results.push(ty);
+        found.push(k);
     }
     let mut inputs: Vec<NodeId> = ids.into_iter().flatten().collect();
-    for (name, v) in captured.iter().zip(&captured_vals) {
-        inputs.push(cx.materialise(v, name)?);
-    }
+    inputs.append(&mut inner);
     let n_results = call.results.len();
     let id = cx.add(Op::Standard { call: Arc::new(call) }, &inputs)?;
     let mut next = 0;
@@ -88,27 +95,51 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Par
     for o in &n.output {
         // What is not wanted is never read.
         let index = if o.is_empty() { 0 } else { next };
-        next += i64::from(!o.is_empty());
-        out.push(Val::Node(if n_results == 1 { id } else { cx.add(Op::Get { index }, &[id])? }));
+        next += usize::from(!o.is_empty());
+        let id = if n_results == 1 { id } else { cx.add(Op::Get { index: index as i64 }, &[id])? };
+        if let Some(k) = found.get(index).filter(|k| k.dtype() == Some(DType::Opaque)) {
+            cx.kinds.insert(id, k.clone());
+        }
+        out.push(Val::Node(id));
     }
     Ok(out)
 }
 
 /// The type of a result: unknown extents get symbols of their own.
-fn complete(cx: &mut Context<'_>, name: &str, found: &Partial, declared: Option<&Partial>) -> Result<TensorType> {
-    let shape = match (&found.shape, declared.and_then(|d| d.shape.as_ref())) {
-        (Some(s), _) => s.clone(),
-        // The declared rank is believed, its extents are not; execution checks the rank.
-        (None, Some(s)) => vec![None; s.len()],
-        (None, None) => {
+fn complete(cx: &mut Context<'_>, name: &str, found: &Kind, declared: Option<&Kind>) -> Result<(Kind, TensorType)> {
+    // The declared rank is believed, its extents are not; execution checks the rank.
+    let kind = match (found, declared) {
+        (Kind::Unknown, Some(d)) => d.clone(),
+        (Kind::Tensor(p), Some(d)) if p.shape.is_none() && d.dtype() == Some(p.dtype) => d.clone(),
+        (Kind::Sequence(_) | Kind::Optional(_), Some(d)) if found.join(d).is_ok() => richer(found, d),
+        _ => found.clone(),
+    };
+    let dtype = match &kind {
+        Kind::Unknown => {
             return Err(OpError::from(format!(
-                "the rank of `{name}` depends on data, and the model does not declare it"
+                "what `{name}` is depends on data, and the model does not declare it; shape inference at export may add it"
             )));
         }
+        Kind::Tensor(p) => p.dtype,
+        _ => return Ok((kind, TensorType { dtype: DType::Opaque, shape: vec![] })),
+    };
+    let Some(shape) = kind.extents().cloned() else {
+        return Err(OpError::from(format!("the rank of `{name}` depends on data, and the model does not declare it")));
     };
     let base: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let shape = shape.into_iter().enumerate().map(|(i, d)| d.unwrap_or_else(|| cx.late_symbol(&base, i))).collect();
-    Ok(TensorType { dtype: found.dtype, shape })
+    Ok((kind, TensorType { dtype, shape }))
+}
+
+/// What is found about a sequence or an optional value; what is declared where nothing is.
+fn richer(found: &Kind, declared: &Kind) -> Kind {
+    match (found, declared) {
+        (Kind::Sequence(a), Kind::Sequence(b)) => Kind::Sequence(Box::new(richer(a, b))),
+        (Kind::Optional(a), Kind::Optional(b)) => Kind::Optional(Box::new(richer(a, b))),
+        (Kind::Unknown, d) => d.clone(),
+        (f, d) if f.extents().is_none() && f.dtype() == d.dtype() => d.clone(),
+        (f, _) => f.clone(),
+    }
 }
 
 /// Names of the values that the bodies of a call read from around it.
@@ -121,12 +152,16 @@ fn captures(call: &Call) -> impl Iterator<Item = &str> {
 }
 
 /// The call of a node, its operands and result types aside.
-fn call(cx: &mut Context<'_>, n: &NodeProto) -> Result<Call> {
+pub(super) fn call(cx: &mut Context<'_>, n: &NodeProto) -> Result<Call> {
     let mut attrs = BTreeMap::new();
     for a in &n.attribute {
-        if let Some(v) = value(a)? {
-            attrs.insert(a.name().to_owned(), v);
-        }
+        attrs.insert(a.name().to_owned(), value(cx, a)?);
+    }
+    if n.op_type() == "SequenceEmpty" {
+        // A type, as `Optional` has one.
+        let code = attrs::int(n, "dtype").unwrap_or(1);
+        let kind = kinds::element(code).ok_or_else(|| format!("element type {code} is not supported"))?;
+        attrs.insert("dtype".to_owned(), Value::Text(kind.to_string()));
     }
     let domain = if n.domain() == "ai.onnx" { "" } else { n.domain() };
     Ok(Call {
@@ -139,9 +174,9 @@ fn call(cx: &mut Context<'_>, n: &NodeProto) -> Result<Call> {
     })
 }
 
-fn value(a: &AttributeProto) -> Result<Option<Value>> {
+fn value(cx: &mut Context<'_>, a: &AttributeProto) -> Result<Value> {
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    Ok(Some(match a.r#type() {
+    Ok(match a.r#type() {
         AttributeType::Int => Value::Int(a.i()),
         AttributeType::Float => Value::Float(Real(f64::from(a.f()))),
         AttributeType::String => Value::Text(text(a.s())),
@@ -152,15 +187,95 @@ fn value(a: &AttributeProto) -> Result<Option<Value>> {
             Some(t) => Value::Tensor(tensor(t)?),
             None => return Err(OpError::from(format!("attribute `{}` has no tensor", a.name()))),
         },
-        AttributeType::Graph => return Err(OpError::from(format!("the body `{}` is not supported", a.name()))),
-        AttributeType::TypeProto => return Ok(None),
+        AttributeType::Graph => match &a.g {
+            Some(g) => Value::Graph(Box::new(body::program(cx, g)?)),
+            None => return Err(OpError::from(format!("attribute `{}` has no graph", a.name()))),
+        },
+        AttributeType::TypeProto => match a.tp.as_ref().and_then(kinds::kind) {
+            Some(k) => Value::Text(k.to_string()),
+            None => return Err(OpError::from(format!("the type in attribute `{}` is not supported", a.name()))),
+        },
+        AttributeType::SparseTensor => match &a.sparse_tensor {
+            Some(s) => Value::Tensor(from_weight(dense(s)?.1)),
+            None => return Err(OpError::from(format!("attribute `{}` has no tensor", a.name()))),
+        },
         other => {
             return Err(OpError::from(format!(
                 "attribute `{}` is of the kind {other:?}, which is not supported",
                 a.name()
             )));
         }
-    }))
+    })
+}
+
+fn from_weight(w: Weight) -> Constant {
+    let shape = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
+    Constant { dtype: w.ty.dtype, shape, data: w.bytes.to_vec(), texts: vec![] }
+}
+
+/// The value of a `Constant`.
+pub(super) fn constant_value(n: &NodeProto) -> Result<Constant> {
+    let plain = |dtype, shape: Vec<usize>, data: Vec<u8>| Constant { dtype, shape, data, texts: vec![] };
+    let strings = |shape: Vec<usize>, texts: Vec<String>| Constant { dtype: DType::Opaque, shape, data: vec![], texts };
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    let a = n.attribute.first().ok_or("it has no value")?;
+    Ok(match a.name() {
+        "value" => tensor(a.t.as_ref().ok_or("its value is no tensor")?)?,
+        "sparse_value" => from_weight(dense(a.sparse_tensor.as_ref().ok_or("its value is no sparse tensor")?)?.1),
+        "value_int" => plain(DType::I64, vec![], a.i().to_le_bytes().to_vec()),
+        "value_ints" => plain(DType::I64, vec![a.ints.len()], a.ints.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        "value_float" => plain(DType::F32, vec![], a.f().to_le_bytes().to_vec()),
+        "value_floats" => {
+            plain(DType::F32, vec![a.floats.len()], a.floats.iter().flat_map(|v| v.to_le_bytes()).collect())
+        }
+        "value_string" => strings(vec![], vec![text(a.s())]),
+        "value_strings" => strings(vec![a.strings.len()], a.strings.iter().map(|s| text(s)).collect()),
+        other => return Err(OpError::from(format!("a constant by `{other}` is not supported"))),
+    })
+}
+
+/// A sparse tensor with all of its elements, and its name. Positions are row-major numbers, or one index per axis.
+pub(super) fn dense(s: &SparseTensorProto) -> Result<(String, Weight)> {
+    let mut store = Store::new(std::path::Path::new(""));
+    let mut load = |t: &Option<TensorProto>, what: &str| {
+        let t = t.as_ref().ok_or_else(|| OpError::from(format!("a sparse tensor has no {what}")))?;
+        store.load(t).map_err(|e| OpError::from(e.to_string()))
+    };
+    let (values, indices) = (load(&s.values, "values")?, load(&s.indices, "indices")?);
+    let name = s.values.as_ref().map_or("", |t| t.name()).to_owned();
+    let wrong = |why: &str| OpError::from(format!("the sparse tensor `{name}` {why}"));
+    let shape: Vec<usize> = s
+        .dims
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| wrong("has a negative extent")))
+        .collect::<Result<_>>()?;
+    let size = values.ty.dtype.size();
+    let n = values.bytes.len() / size;
+    let total = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d)).filter(|t| *t <= MAX_DENSE);
+    let total = total.ok_or_else(|| wrong(&format!("has more than {MAX_DENSE} elements, which is not supported")))?;
+    let at = Literal { dtype: indices.ty.dtype, shape: vec![], data: indices.bytes.to_vec() }
+        .to_i64()
+        .ok_or_else(|| wrong("has indices that are no integers"))?;
+    let width = if indices.ty.rank() == 2 { shape.len() } else { 1 };
+    if at.len() != n * width {
+        return Err(wrong(&format!("has {n} values and {} indices", at.len())));
+    }
+    let mut bytes = vec![0u8; total * size];
+    for (i, v) in values.bytes.chunks_exact(size).enumerate() {
+        let index = &at[i * width..(i + 1) * width];
+        let place = if indices.ty.rank() == 2 {
+            index
+                .iter()
+                .zip(&shape)
+                .try_fold(0usize, |p, (&x, &d)| usize::try_from(x).ok().filter(|x| *x < d).map(|x| p * d + x))
+        } else {
+            usize::try_from(index[0]).ok().filter(|p| *p < total)
+        };
+        let p = place.ok_or_else(|| wrong("has an index outside its shape"))? * size;
+        bytes[p..p + size].copy_from_slice(v);
+    }
+    let shape: Vec<Dim> = s.dims.iter().map(|&d| Dim::from(d)).collect();
+    Ok((name.clone(), Weight { ty: TensorType { dtype: values.ty.dtype, shape }, bytes: bytes.into() }))
 }
 
 /// A tensor message as a constant.
@@ -177,6 +292,7 @@ pub(super) fn tensor(t: &TensorProto) -> Result<Constant> {
 
 /// A constant tensor of strings.
 pub(super) fn strings(cx: &mut Context<'_>, name: &str, value: Constant) -> Result<Val> {
+    let shape = value.shape.iter().map(|&d| Some(Dim::from(d as i64))).collect();
     let call = Call {
         op: "Constant".to_owned(),
         opset: 13,
@@ -187,6 +303,7 @@ pub(super) fn strings(cx: &mut Context<'_>, name: &str, value: Constant) -> Resu
     };
     let id = cx.add(Op::Standard { call: Arc::new(call) }, &[])?;
     cx.graph.node_mut(id).name = name.to_owned();
+    cx.kinds.insert(id, Kind::Strings(Some(shape)));
     Ok(Val::Node(id))
 }
 

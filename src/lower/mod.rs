@@ -35,7 +35,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     let inputs: Vec<InputDecl> = graph
         .nodes()
         .filter_map(|(_, n)| match &n.op {
-            Op::Input { name, .. } => Some(InputDecl { name: name.clone(), ty: n.ty().clone() }),
+            Op::Input { name, .. } => Some(InputDecl { name: name.clone(), ty: n.ty().clone(), kind: None }),
             _ => None,
         })
         .collect();
@@ -56,7 +56,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
             if let Some(p) = o.part {
                 ty.shape[p.dim] = &ty.shape[p.dim] * &(p.parts as i64).into();
             }
-            outputs[i] = Some(OutputDecl { name: o.name.clone(), ty, stage: s, value, part: o.part });
+            outputs[i] = Some(OutputDecl { name: o.name.clone(), ty, stage: s, value, part: o.part, kind: None });
         }
         stages.push(stage);
     }

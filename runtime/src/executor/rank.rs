@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Job, Progress, RunError, StepError};
+use super::{Job, Progress, RunError, StepError, Whole};
 use crate::attr::MeshAxis;
 use crate::comm::{CommError, Communicator};
 use crate::cpu::{Env, KernelError, execute};
@@ -22,6 +22,8 @@ use crate::tensor::{Aligned, Tensor, View, ViewMut, byte_len, for_each_piece};
 pub(super) struct Finished {
     /// Its (parts of) outputs, by index into the program's outputs.
     pub(super) outputs: BTreeMap<usize, Tensor>,
+    /// Outputs that are no tensors of numbers, likewise.
+    pub(super) data: BTreeMap<usize, Data>,
     /// Start and end of every repetition.
     pub(super) spans: Vec<(Instant, Instant)>,
     /// Per step, summed over the repetitions.
@@ -29,6 +31,9 @@ pub(super) struct Finished {
     /// Values by name, for column 0.
     pub(super) trace: Vec<(String, Tensor)>,
 }
+
+/// Outputs by index: tensors of numbers, and others.
+type Outputs = (BTreeMap<usize, Tensor>, BTreeMap<usize, Data>);
 
 /// An input as the rank sees it.
 enum Given<'a> {
@@ -64,8 +69,13 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
     let mut comm = Comm::new(job, rank, rank / mapping.tp, rank % mapping.tp);
     let mut r = Rank::new(job, rank, &comm)?;
     let n = r.stage.steps.len();
-    let mut done =
-        Finished { outputs: BTreeMap::new(), spans: vec![], step_time: vec![Duration::ZERO; n], trace: vec![] };
+    let mut done = Finished {
+        outputs: BTreeMap::new(),
+        data: BTreeMap::new(),
+        spans: vec![],
+        step_time: vec![Duration::ZERO; n],
+        trace: vec![],
+    };
     let repeat = job.config.repeat.max(1);
     for repetition in 0..repeat {
         if repetition > 0 {
@@ -96,7 +106,7 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
     for o in job.program.outputs.iter().filter(|o| o.stage == comm.stage) {
         r.find_shape(o.value).map_err(|e| r.error_at(n.saturating_sub(1), e))?;
     }
-    done.outputs = r.outputs(&comm)?;
+    (done.outputs, done.data) = r.outputs(&comm)?;
     Ok(done)
 }
 
@@ -147,7 +157,11 @@ impl<'a> Rank<'a> {
         };
         for (i, v) in stage.values.iter().enumerate() {
             if let Source::Input { index, part } = &v.source {
-                let tensor = job.inputs[*index];
+                let tensor = match job.inputs[*index] {
+                    Whole::Tensor(t) => t,
+                    // It is read where it is.
+                    Whole::Data(_) => continue,
+                };
                 let given = match part {
                     None => Given::Whole(tensor.bytes()),
                     Some(p) => {
@@ -304,6 +318,9 @@ impl<'a> Rank<'a> {
             });
             comm.bindings = self.bindings.clone();
         }
+        if self.transfer(step, comm)?.is_some() {
+            return Ok(());
+        }
         // The buffers of the results are taken out while the step runs, so that operands can be borrowed.
         let mut taken: Vec<Option<Taken>> = vec![];
         for o in &step.outputs {
@@ -342,9 +359,7 @@ impl<'a> Rank<'a> {
         let mut operands = vec![];
         for (&v, bytes) in step.inputs.iter().zip(&data) {
             operands.push(if self.is_opaque(v) {
-                let name = &self.stage.value(v).name;
-                let found = self.late.get(&self.stage.storage(v));
-                found.ok_or_else(|| StepError::Operand(format!("`{name}` has no value")))?.arg()
+                self.opaque(v)?.arg()
             } else {
                 Arg::Tensor(View { dtype: self.stage.value(v).ty.dtype, shape: self.shape(v)?, bytes })
             });
@@ -367,6 +382,37 @@ impl<'a> Rank<'a> {
 
     fn is_opaque(&self, id: ValueId) -> bool {
         self.stage.value(id).ty.dtype == DType::Opaque
+    }
+
+    /// A value that is no tensor of numbers.
+    fn opaque(&self, id: ValueId) -> Result<&Data, StepError> {
+        let storage = self.stage.storage(id);
+        let found = match &self.stage.value(storage).source {
+            Source::Input { index, .. } => match self.job.inputs.get(*index) {
+                Some(Whole::Data(d)) => Some(*d),
+                _ => None,
+            },
+            _ => self.late.get(&storage),
+        };
+        found.ok_or_else(|| StepError::Operand(format!("`{}` has no value", self.stage.value(id).name)))
+    }
+
+    /// Sends or receives a value that is no tensor of numbers; `None` where the step moves a tensor.
+    fn transfer(&mut self, step: &Step, comm: &mut Comm<'_>) -> Result<Option<()>, StepError> {
+        let view = View { dtype: DType::Opaque, shape: &[], bytes: &[] };
+        match (&step.op, &step.inputs[..], &step.outputs[..]) {
+            (Op::Send { stage, tag }, [v], _) if self.is_opaque(*v) => {
+                let data = self.opaque(*v)?.clone();
+                comm.send_parcel(*stage as usize, *tag, &view, Some(data)).map_err(KernelError::Comm)?;
+            }
+            (Op::Recv { stage, tag, .. }, _, [Some(o)]) if self.is_opaque(*o) => {
+                let data = comm.recv_data(*stage as usize, *tag, &view).map_err(KernelError::Comm)?;
+                self.shapes.to_mut()[o.0] = Some(vec![]);
+                self.late.insert(*o, data);
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(()))
     }
 
     fn compute(&self, step: &Step, taken: &mut [Option<Taken>], comm: &mut Comm<'_>) -> Result<(), StepError> {
@@ -418,21 +464,25 @@ impl<'a> Rank<'a> {
     }
 
     /// The outputs that the host takes from this rank.
-    fn outputs(&self, comm: &Comm<'_>) -> Result<BTreeMap<usize, Tensor>, RunError> {
-        let mut out = BTreeMap::new();
+    fn outputs(&self, comm: &Comm<'_>) -> Result<Outputs, RunError> {
+        let (mut out, mut data) = (BTreeMap::new(), BTreeMap::new());
         for (i, o) in self.job.program.outputs.iter().enumerate().filter(|(_, o)| o.stage == comm.stage) {
             let parts = o.part.map_or(1, |p| p.parts);
             let size = self.job.program.mapping.tp;
             if (0..parts).any(|p| p * size / parts == comm.column) {
                 let error = |e: String| RunError::Plan(format!("output `{}`: {e}", o.name));
-                let data = self.data(o.value).map_err(|e| error(e.to_string()))?;
+                if self.is_opaque(o.value) {
+                    data.insert(i, self.opaque(o.value).map_err(|e| error(e.to_string()))?.clone());
+                    continue;
+                }
+                let bytes = self.data(o.value).map_err(|e| error(e.to_string()))?;
                 let value = self.stage.value(o.value);
                 let shape = self.shape(o.value).map_err(|e| error(e.to_string()))?;
-                let t = Tensor::from_bytes(value.ty.dtype, shape, &data);
+                let t = Tensor::from_bytes(value.ty.dtype, shape, &bytes);
                 out.insert(i, t.map_err(|e| error(e.to_string()))?);
             }
         }
-        Ok(out)
+        Ok((out, data))
     }
 }
 
@@ -471,6 +521,31 @@ impl<'a> Comm<'a> {
         self.restarts += 1;
         self.position.clear();
         Ok(())
+    }
+
+    /// Sends data, or what is no tensor of numbers, to the rank of the same column in another stage.
+    fn send_parcel(&mut self, stage: usize, tag: i64, x: &View<'_>, value: Option<Data>) -> Result<(), CommError> {
+        self.next(&transfer_group(self.stage, stage, self.column), "send", x)?;
+        let to = self.job.program.mapping.rank(stage, self.column);
+        self.job.hub.send(self.rank, to, tag, x.bytes.into(), value, self.bindings.clone());
+        Ok(())
+    }
+
+    /// Receives what is no tensor of numbers.
+    fn recv_data(&mut self, stage: usize, tag: i64, x: &View<'_>) -> Result<Data, CommError> {
+        let group = transfer_group(stage, self.stage, self.column);
+        let position = self.next(&group, "send", x)?;
+        let from = self.job.program.mapping.rank(stage, self.column);
+        match self.job.hub.recv(from, self.rank, &group, position)? {
+            (sent, _, Some(value)) if sent == tag => Ok(value),
+            (sent, data, _) => Err(CommError::Mismatch {
+                rank: self.rank,
+                group,
+                position,
+                expected: format!("tag {tag} with no tensor of numbers"),
+                got: format!("tag {sent} with {} bytes", data.len()),
+            }),
+        }
     }
 
     fn group(&self, name: &str) -> Option<&'a GroupCertificate> {
@@ -540,10 +615,7 @@ impl Communicator for Comm<'_> {
     }
 
     fn send(&mut self, stage: usize, tag: i64, x: &View<'_>) -> Result<(), CommError> {
-        self.next(&transfer_group(self.stage, stage, self.column), "send", x)?;
-        let to = self.job.program.mapping.rank(stage, self.column);
-        self.job.hub.send(self.rank, to, tag, x.bytes.into(), self.bindings.clone());
-        Ok(())
+        self.send_parcel(stage, tag, x, None)
     }
 
     fn recv(&mut self, stage: usize, tag: i64, out: &mut ViewMut<'_>) -> Result<(), CommError> {
@@ -551,7 +623,7 @@ impl Communicator for Comm<'_> {
         let x = View { dtype: out.dtype, shape: out.shape, bytes: &[] };
         let position = self.next(&group, "send", &x)?;
         let from = self.job.program.mapping.rank(stage, self.column);
-        let (sent, data) = self.job.hub.recv(from, self.rank, &group, position)?;
+        let (sent, data, _) = self.job.hub.recv(from, self.rank, &group, position)?;
         if sent != tag || data.len() != out.bytes.len() {
             return Err(CommError::Mismatch {
                 rank: self.rank,

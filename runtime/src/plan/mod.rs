@@ -102,6 +102,9 @@ pub struct InputDecl {
     /// Element type and symbolic shape of the whole tensor.
     #[serde(flatten)]
     pub ty: TensorType,
+    /// What it is, where it is no tensor of numbers: the text form of [`Kind`](crate::standard::Kind).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
 }
 
 /// An output of the program.
@@ -120,6 +123,9 @@ pub struct OutputDecl {
     /// `None`: every rank of the stage holds the whole tensor. Otherwise the host joins the parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// What it is, where it is no tensor of numbers: the text form of [`Kind`](crate::standard::Kind).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
 }
 
 /// A cut along one axis of the mesh: rank i of `size` ranks holds part `i * parts / size`.

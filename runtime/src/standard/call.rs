@@ -83,6 +83,9 @@ pub struct Program {
     /// Names of the results.
     #[serde(default)]
     pub outputs: Vec<String>,
+    /// What the model says that the results are, in the text form of [`Kind`](super::Kind).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub declared: Vec<String>,
 }
 
 /// A call within a body.

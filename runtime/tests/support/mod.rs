@@ -59,11 +59,11 @@ impl Builder {
 }
 
 pub(crate) fn input(name: &str, shape: &[&str]) -> InputDecl {
-    InputDecl { name: name.to_owned(), ty: ty(shape) }
+    InputDecl { name: name.to_owned(), ty: ty(shape), kind: None }
 }
 
 pub(crate) fn output(name: &str, shape: &[&str], stage: usize, value: ValueId, part: Option<Part>) -> OutputDecl {
-    OutputDecl { name: name.to_owned(), ty: ty(shape), stage, value, part }
+    OutputDecl { name: name.to_owned(), ty: ty(shape), stage, value, part, kind: None }
 }
 
 pub(crate) fn plan(tp: usize, inputs: Vec<InputDecl>, outputs: Vec<OutputDecl>, stages: Vec<Stage>) -> Plan {

@@ -152,6 +152,26 @@ pub(super) fn evaluate(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Sym
                 _ => Ok(None),
             }
         }
+        "Not" if first.dtype == DType::Bool => Ok(first
+            .ints()
+            .map(|v| SymTensor { values: v.iter().map(|&b| Dim::from(i64::from(b == 0))).collect(), ..first })),
+        "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" => {
+            let Some(second) = get(1) else { return Ok(None) };
+            let Some(pairs) = zip(&first, second) else { return Ok(None) };
+            let holds = |a: i64, b: i64| match op {
+                "Less" => a < b,
+                "Greater" => a > b,
+                "LessOrEqual" => a <= b,
+                "GreaterOrEqual" => a >= b,
+                "And" => a != 0 && b != 0,
+                "Or" => a != 0 || b != 0,
+                _ => (a != 0) != (b != 0),
+            };
+            let value = |(a, b): &(Dim, Dim)| Some(Dim::from(i64::from(holds(a.as_const()?, b.as_const()?))));
+            let values: Option<Vec<Dim>> = pairs.iter().map(value).collect();
+            let scalar = first.scalar && second.scalar;
+            Ok(values.map(|values| SymTensor { dtype: DType::Bool, values, scalar }))
+        }
         _ => Ok(None),
     }
 }
@@ -296,5 +316,11 @@ fn constant(cx: &mut Context<'_>, n: &NodeProto) -> Result<Val> {
         t.data_type = Some(1);
         return cx.constant(name, &t);
     }
-    Err(OpError::from("holds a kind of constant that is not supported"))
+    let value = super::super::standard::constant_value(n)?;
+    if value.dtype == DType::Opaque {
+        return super::super::standard::strings(cx, name, value);
+    }
+    let shape: Vec<Dim> = value.shape.iter().map(|&d| Dim::from(d as i64)).collect();
+    let ty = crate::ir::TensorType { dtype: value.dtype, shape };
+    Ok(cx.define_constant(name, super::super::weights::Weight { ty, bytes: value.data.into() }))
 }
