@@ -276,6 +276,21 @@ impl<'s> Selection<'s> {
                 .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] != Some(t))
                 .map(|&(p, t)| Flip { class: p, to: t })
                 .collect();
+            // A result that nothing reads yet may be what others read under another shape.
+            let mut all = readers.clone();
+            for &(p, t) in self.space.users[c as usize].iter().filter(|&&(p, _)| !self.is_needed(p)) {
+                let views = self.space.users[p as usize].iter().filter(|&&(q, u)| {
+                    self.is_needed(q) && self.term[q as usize] != Some(u) && self.space.term(q, u).cost == 0
+                });
+                let before = all.len();
+                all.extend(views.map(|&(q, u)| Flip { class: q, to: u }));
+                if all.len() > before {
+                    all.push(Flip { class: p, to: t });
+                }
+            }
+            if all.len() > readers.len() {
+                groups.add(self.space, c, VIEWS | all.len() as u64, all);
+            }
             if !readers.is_empty() {
                 groups.add(self.space, c, readers.len() as u64, readers);
             }
@@ -319,6 +334,9 @@ impl<'s> Selection<'s> {
         self.space.term(c, t).needs.iter().all(|&n| self.term[n as usize].is_some())
     }
 }
+
+/// Marks the moves that include readers of a reshaped result.
+const VIEWS: u64 = 1 << 32;
 
 /// Rounds of single-class moves; each visits every class. To stop early leaves a dearer program, never a
 /// wrong one.

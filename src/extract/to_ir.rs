@@ -1,7 +1,7 @@
 //! From selected terms to a graph in a stable order, with names and origins kept.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 use egg::Id;
 
@@ -126,12 +126,24 @@ pub fn to_ir(
         let origin = match (first.get(&c), source) {
             (Some(n), None) => graph.node(*n).origin.clone(),
             (_, Some(p)) => {
+                // What a rule took may itself be the work of rules, in steps that the program does not keep.
                 let mut names: Vec<String> = vec![];
-                for &k in &p.covers {
-                    for o in first.get(&class_of(k)).map_or(&[][..], |n| &graph.node(*n).origin) {
+                let mut classes: Vec<ClassId> = vec![];
+                let mut todo: VecDeque<Id> = p.covers.iter().copied().collect();
+                while let Some(k) = todo.pop_front().map(|k| eg.find(k)) {
+                    let class = class_of(k);
+                    if classes.contains(&class) {
+                        continue;
+                    }
+                    classes.push(class);
+                    for o in first.get(&class).map_or(&[][..], |n| &graph.node(*n).origin) {
                         if !names.contains(o) {
                             names.push(o.clone());
                         }
+                    }
+                    if !needed.contains(&class) {
+                        let steps = eg[k].nodes.iter().filter_map(|n| provenance.get(n));
+                        todo.extend(steps.filter(|p| p.rule.phase.name() == "raise").flat_map(|p| p.covers.iter()));
                     }
                 }
                 names

@@ -14,7 +14,7 @@ use super::language::{ENode, OpRef};
 use super::names::Names;
 use super::run::{Known, Provenance};
 use crate::explain::{Bound, Entry, Made, Recorder, RuleText, Taken};
-use crate::ir::{Attr, Graph, NodeId, TensorType};
+use crate::ir::{Attr, Graph, NodeId, Op, TensorType};
 use crate::rules::RuleSet;
 use crate::rules::eval::Bind;
 use crate::rules::lang::{AttrPattern, Head, OpPattern, Pattern, Rule};
@@ -41,7 +41,12 @@ pub(super) fn derive(
     while let Some(p) = todo.pop() {
         if let std::collections::btree_map::Entry::Vacant(e) = needed.entry(p.id) {
             let taken = Taker { program, sources: &sources, p }.all();
-            todo.extend(taken.iter().filter_map(|t| made_by(t.node)));
+            // Who was first to fill a tensor with a number is no part of anything else.
+            let filled = |n: &ENode| {
+                let constant = |c: &Id| program.eg[*c].data.constant.is_some();
+                matches!(*n.op, Op::Expand { .. }) && n.children().iter().all(constant)
+            };
+            todo.extend(taken.iter().filter(|t| !filled(t.node)).filter_map(|t| made_by(t.node)));
             e.insert((p, taken));
         }
     }

@@ -15,10 +15,11 @@ use smallvec::SmallVec;
 use super::analysis::{Graph, facts_of};
 use super::ematch::{Match, depth, guards_hold, matches};
 use super::language::{ENode, OpRef};
-use crate::ir::{Literal, Mapping, Op};
+use crate::ir::{DType, Literal, Mapping, Op};
 use crate::rules::eval::{Bind, number, spliced, template_op};
 use crate::rules::facts::Facts;
-use crate::rules::lang::{Head, Pattern, Rule, Target, Template};
+use crate::rules::lang::{Expr, Head, Pattern, Rule, Target, Template};
+use crate::rules::vocab::is_close;
 
 /// Limits of a saturation.
 #[derive(Clone, Copy, Debug)]
@@ -343,6 +344,25 @@ fn apply(
     Ok(changed)
 }
 
+/// Whether a number is computed by multiplication, so that it has a rounding error of its own.
+fn is_product(e: &Expr) -> bool {
+    matches!(e, Expr::Call(f, ..) if matches!(f.name, "*" | "/" | "root"))
+}
+
+/// A scalar constant that is there already and equal up to the rounding of its type. Factors that come and go
+/// (x n, then x n / n) would else differ in their last digit each time, and never come to an end.
+fn nearby(eg: &Graph, dtype: DType, value: f64) -> Option<Id> {
+    let d = discriminant("const")?;
+    let is = |id: Id| match &eg[id].data.constant {
+        Some(c) if c.shape.is_empty() && c.dtype == dtype => c.splat().filter(|v| is_close(*v, value, dtype)),
+        _ => None,
+    };
+    let found = eg.classes_for_op(&d)?.filter_map(|id| Some((id, is(id)?)));
+    // The nearest, and of these the oldest.
+    let key = |(id, v): &(Id, f64)| ((v - value).abs(), *id);
+    found.map(|f| key(&f)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, id)| id)
+}
+
 fn instantiate(
     eg: &mut Graph,
     t: &Template,
@@ -357,10 +377,15 @@ fn instantiate(
                 _ => None,
             };
         }
-        Template::Const { value, like } => {
+        Template::Const { value: expr, like } => {
             let Some(Bind::Class(like)) = &m.binds[*like] else { return None };
             let dtype = eg[*like].data.ty().dtype;
-            let value = number(eg, value, &m.binds, mapping)?;
+            let value = number(eg, expr, &m.binds, mapping)?;
+            if is_product(expr)
+                && let Some(id) = nearby(eg, dtype, value)
+            {
+                return Some(id);
+            }
             (OpRef::new(Op::Const { value: Literal::scalar(dtype, value) }), SmallVec::new())
         }
         Template::Op { head, args, rest } => {

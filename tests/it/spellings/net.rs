@@ -12,8 +12,8 @@ use sinter_runtime::tensor::Tensor;
 
 use super::rows::{Gamma, Kind, Row};
 
-/// Width of the residual stream.
-pub(crate) const WIDTH: usize = 16;
+/// Width of the residual stream: its inverse and root are no numbers of the machine.
+pub(crate) const WIDTH: usize = 12;
 /// Width inside of a branch.
 const INNER: usize = 32;
 /// Norms of a network.
@@ -460,6 +460,7 @@ impl<'a> Net<'a> {
                 }
                 out
             }
+            "Total" => self.node("Sum", args, attrs),
             _ => self.node(op, args, attrs),
         }
     }

@@ -219,6 +219,15 @@ fn root_mean_squares() -> Vec<Row> {
         rms("euclidean norm, scaled after", "l = L2(x); n = Div(x, l); t = Mul(n, rootN); y = Mul(t, w)").eps(0.0),
         rms("euclidean norm, scaled before", "l = L2(x); t = Mul(x, rootN); n = Div(t, l); y = Mul(n, w)").eps(0.0),
         rms("LpNormalization", "n = LpNormalization(x){axis=-1, p=2}; t = Mul(n, rootN); y = Mul(w, t)").eps(0.0),
+        // The mean times a number: a scaled norm with another epsilon.
+        Row {
+            other: Some(|x, e| (x.iter().map(|v| v * v).sum::<f64>() / (x.len() as f64 - 1.0) + e).sqrt()),
+            gamma: Gamma::Number(2.0),
+            ..rms(
+                "sum by one less",
+                "q = Mul(x, x); t = Sum(q); m = Div(t, N-1); v = Add(m, eps); s = Sqrt(v); n = Div(x, s); y = Mul(n, 2)",
+            )
+        },
         rms("root of sum and number times epsilon", "t = SumSquare(x); v = Add(t, N*eps); s = Sqrt(v); n = Div(x, s); a = Mul(n, rootN); y = Mul(a, w)").eps(1e-2),
         rms("epsilon inside of the mean", "q = Mul(x, x); p = Add(q, eps); m = Mean(p); s = Sqrt(m); n = Div(x, s); y = Mul(n, w)").eps(1e-2),
         rms("epsilon of three axes", "q = Pow(x, 2); m = Mean(q); v = Add(eps[1 1 1], m); s = Sqrt(v); n = Div(x, s); y = Mul(n, w)"),
@@ -328,7 +337,7 @@ fn sums() -> Vec<Row> {
         rms("bias before the sum", PLAIN).biased("t = Add(r, m); s = Add(c, t)"),
         rms("bias added to the residual", PLAIN).biased("t = Add(r, c); s = Add(t, m)"),
         rms("bias added to the residual on the right", PLAIN).biased("t = Add(c, r); s = Add(m, t)"),
-        rms("sum of three", PLAIN).biased("s = Sum(m, c, r)"),
+        rms("sum of three", PLAIN).biased("s = Total(m, c, r)"),
         rms("bias, f16 with casts", CAST_INSIDE).ty(DType::F16).biased("t = Add(m, c); s = Add(r, t)"),
         layer("layer norm, bias before the sum", "y = LayerNormalization(x, w, b){epsilon=eps}")
             .biased("t = Add(r, m); s = Add(t, c)"),
@@ -416,11 +425,6 @@ pub(crate) fn negative() -> Vec<Row> {
             "epsilon outside of the root",
             "q = Mul(x, x); m = Mean(q); s = Sqrt(m); v = Add(s, eps); n = Div(x, v); y = Mul(n, w)",
             |x, e| mean(x, |v| v * v).sqrt() + e,
-        ),
-        other(
-            "sum by one less",
-            "q = Mul(x, x); t = Sum(q); m = Div(t, N-1); v = Add(m, eps); s = Sqrt(v); n = Div(x, s); y = Mul(n, 2)",
-            |x, e| (mean(x, |v| v * v) * x.len() as f64 / (x.len() as f64 - 1.0) + e).sqrt(),
         ),
         other(
             "mean of absolute values",
