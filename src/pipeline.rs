@@ -180,7 +180,8 @@ fn mark_caches(mut graph: Graph) -> Graph {
         .iter()
         .map(|o| {
             let n = graph.node(o.value);
-            matches!(n.op, Op::Concat { .. } | Op::Append { .. }) && n.inputs.iter().any(|&i| matches!(graph.node(i).op, Op::Input { .. }))
+            matches!(n.op, Op::Concat { .. } | Op::Append { .. })
+                && n.inputs.iter().any(|&i| matches!(graph.node(i).op, Op::Input { .. }))
         })
         .collect();
     for (o, c) in graph.outputs_mut().iter_mut().zip(caches) {

@@ -105,7 +105,9 @@ pub fn result(name: &str) -> ValueSort {
     match name {
         "value" | "rank" | "last" | "elements" | "dim" | "size" | "+" | "-" | "*" | "/" | "larger" | "item"
         | "index" | "length" | "reshape-axis" | "aligned-axis" => ValueSort::Number,
-        "shape" | "only" | "split" | "split-last" | "with" | "gathered" | "compose" | "swap-last-two" => ValueSort::List,
+        "shape" | "only" | "split" | "split-last" | "with" | "gathered" | "compose" | "swap-last-two" => {
+            ValueSort::List
+        }
         "replicated" | "weight" | "leaf" | "free" | "constant" | "scalar" | "same-shape" | "same-dtype"
         | "vector-of" | "divides" | "=" | "!=" | "<" | "not" | "broadcasts-over" | "all-broadcast-over"
         | "covers-shape" | "float" | "swaps-last-two" | "merges-batch" | "repeats-heads" => ValueSort::Bool,

@@ -7,9 +7,8 @@ use crate::tensor::{View, ViewMut};
 /// (past, new, length): the cache after the new tokens, by row as long as `length`, then zeros up to `tokens`.
 pub(super) fn append(x: &[View<'_>], tokens: i64, out: &mut ViewMut<'_>) -> Result {
     let (past, new, length) = (&x[0], &x[1], &x[2]);
-    let misfit = || {
-        KernelError::Shape(format!("a cache {:?} with {:?} and lengths {:?}", past.shape, new.shape, length.shape))
-    };
+    let misfit =
+        || KernelError::Shape(format!("a cache {:?} with {:?} and lengths {:?}", past.shape, new.shape, length.shape));
     let (&[b, h, p, d], &[nb, nh, s, nd]) = (past.shape, new.shape) else { return Err(misfit()) };
     if (nb, nh, nd) != (b, h, d) || length.shape != [b] {
         return Err(misfit());

@@ -307,13 +307,7 @@ impl How {
 }
 
 /// The scores of an attention, for their own sake: 0 scaled, 1 capped, 2 masked, 3 after the soft-max.
-fn scores(
-    cx: &mut Context<'_>,
-    [q, mut k]: [NodeId; 2],
-    mask: Option<NodeId>,
-    how: &How,
-    mode: i64,
-) -> Result<NodeId> {
+fn scores(cx: &mut Context<'_>, [q, mut k]: [NodeId; 2], mask: Option<NodeId>, how: &How, mode: i64) -> Result<NodeId> {
     if !(0..=3).contains(&mode) {
         return Err(OpError::from(format!("`qk_matmul_output_mode` {mode} is none of 0 to 3")));
     }

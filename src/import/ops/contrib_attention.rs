@@ -3,7 +3,9 @@
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
-use super::attention::{How, angles, Mask, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads};
+use super::attention::{
+    How, Mask, angles, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads,
+};
 use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
 
 fn one() -> Dim {
@@ -310,7 +312,8 @@ fn key_mask(cx: &mut Context<'_>, n: &NodeProto, mask: &mut Mask, m: NodeId, [q,
         }
         // The mask's own extents may turn out to be those of the operands.
         [b, .., t] if shape.len() <= 3 => {
-            let pairs = [(b, &batch), (t, &keys), (&shape[shape.len() - 2], if shape.len() == 3 { &queries } else { b })];
+            let pairs =
+                [(b, &batch), (t, &keys), (&shape[shape.len() - 2], if shape.len() == 3 { &queries } else { b })];
             let open = pairs.into_iter().find(|(x, y)| x != y && (x.as_const().is_none() || y.as_const().is_none()));
             let message = format!("a mask {} for {batch} rows of {queries} queries and {keys} keys", cx.ty(m));
             return Err(OpError { message, conflict: open.map(|(x, y)| (x.clone(), y.clone())) });
@@ -374,7 +377,8 @@ pub(super) fn packed(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: false };
+    let how =
+        How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: false };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;

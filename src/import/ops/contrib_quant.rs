@@ -11,7 +11,11 @@ use crate::ir::{DType, Dim, NodeId, Op, Shape, TensorType};
 /// Number of bits, which must divide a byte.
 fn bits(n: &NodeProto) -> Result<i64> {
     let b = attrs::int(n, "bits").unwrap_or(4);
-    if matches!(b, 2 | 4 | 8) { Ok(b) } else { Err(OpError::from(format!("{b} bits are not supported; 2, 4 and 8 are"))) }
+    if matches!(b, 2 | 4 | 8) {
+        Ok(b)
+    } else {
+        Err(OpError::from(format!("{b} bits are not supported; 2, 4 and 8 are")))
+    }
 }
 
 /// An operand under another shape: the same bytes of the file, where it is a weight.
@@ -53,7 +57,8 @@ pub(super) fn zero_points(
     }
     let mut out = Vec::with_capacity(rows * runs);
     for row in data.bytes.chunks_exact(row.max(1)) {
-        let numbers = row.iter().flat_map(|&b| (0..per_byte).map(move |i| b >> (i as i64 * bits) & (u8::MAX >> (8 - bits))));
+        let numbers =
+            row.iter().flat_map(|&b| (0..per_byte).map(move |i| b >> (i as i64 * bits) & (u8::MAX >> (8 - bits))));
         out.extend(numbers.take(runs));
     }
     let ty = TensorType { dtype: DType::U8, shape: shape.clone() };

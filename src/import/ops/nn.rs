@@ -6,8 +6,7 @@ use super::super::proto::NodeProto;
 use super::axis;
 use crate::ir::{DType, NodeId, Op, Real};
 
-pub(super) const OPS: &[&str] =
-    &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
+pub(super) const OPS: &[&str] = &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
 
 /// Operators of ONNX Runtime's own domain.
 pub(super) const CONTRIB: &[&str] = &["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"];
