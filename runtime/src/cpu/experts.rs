@@ -42,8 +42,6 @@ pub(super) fn largest(x: &View<'_>, k: i64, out: &mut [Option<ViewMut<'_>>]) -> 
 struct Weights<'a, 'v> {
     x: &'a [View<'v>],
     bits: i64,
-    n: usize,
-    k: usize,
 }
 
 impl Weights<'_, '_> {
@@ -78,9 +76,8 @@ impl Weights<'_, '_> {
 /// (x, w, expert[, scale[, zero]]): each row of x [tokens, slots or 1, k] times the transposed matrix of its expert.
 pub(super) fn product_by_expert(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>) -> Result {
     let (a, w, expert) = (&x[0], &x[1], &x[2]);
-    let misfit = || {
-        KernelError::Shape(format!("{:?} times the experts {:?} chosen by {:?}", a.shape, w.shape, expert.shape))
-    };
+    let misfit =
+        || KernelError::Shape(format!("{:?} times the experts {:?} chosen by {:?}", a.shape, w.shape, expert.shape));
     let (&[tokens, own, k], &[experts, n, columns], &[t, slots]) = (a.shape, w.shape, expert.shape) else {
         return Err(misfit());
     };
@@ -89,7 +86,8 @@ pub(super) fn product_by_expert(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>
         return Err(misfit());
     }
     if bits != 0 {
-        let fits = |v: &View<'_>| matches!(v.shape, &[e, r, runs] if (e, r) == (experts, n) && runs > 0 && k % runs == 0);
+        let fits =
+            |v: &View<'_>| matches!(v.shape, &[e, r, runs] if (e, r) == (experts, n) && runs > 0 && k % runs == 0);
         if w.dtype != DType::U8 || !x[3..].iter().all(fits) || x.get(4).is_some_and(|z| z.shape != x[3].shape) {
             return Err(misfit());
         }
@@ -101,7 +99,7 @@ pub(super) fn product_by_expert(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>
         let at = usize::try_from(e).ok().filter(|&e| e < experts);
         rows[at.ok_or(KernelError::Index { index: e, extent: experts })?].push(i);
     }
-    let weights = Weights { x, bits, n, k };
+    let weights = Weights { x, bits };
     let mut matrix = vec![0.0f32; n * k];
     write_floats(out, |o| {
         for (e, rows) in rows.iter().enumerate().filter(|(_, r)| !r.is_empty()) {

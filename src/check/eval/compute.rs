@@ -355,7 +355,8 @@ impl Local<'_> {
             }
         };
         let w = unpacked.as_ref().unwrap_or(self.x[1]);
-        let (&[tokens, own, k], &[experts, n, wk], &[t, slots]) = (&x.shape[..], &w.shape[..], &expert.shape[..]) else {
+        let (&[tokens, own, k], &[experts, n, wk], &[t, slots]) = (&x.shape[..], &w.shape[..], &expert.shape[..])
+        else {
             return misfit("three, three and two axes are needed");
         };
         if wk != k || t != tokens || !(own == slots || own == 1) {

@@ -473,7 +473,6 @@ impl Builder<'_> {
             ("stage", _) => Attr::Int(1),
             ("index", _) => Attr::Int(r.below(2) as i64),
             ("batch_dims", _) => Attr::Int(0),
-            ("bits", _) if info.name == "expert_matmul" && x.len() < 4 && !x.is_empty() => Attr::Int(0),
             ("bits", _) => Attr::Int(*r.pick(&[2, 4, 8])),
             ("tokens", _) => {
                 let axes = x.iter().take(2).filter_map(|t| t.shape.get(2));

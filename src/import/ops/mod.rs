@@ -3,6 +3,7 @@
 mod attention;
 mod contrib;
 mod contrib_attention;
+mod contrib_moe;
 mod contrib_quant;
 mod layout;
 mod math;
