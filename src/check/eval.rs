@@ -320,7 +320,10 @@ impl<'a> Evaluator<'a> {
         let op = &node.op;
         let dtypes: Vec<DType> = x.iter().map(|o| o.dtype).collect();
         for t in &node.types {
-            check_dtype(op, &dtypes, t.dtype)?;
+            // The positions are no scores.
+            if !matches!(op, Op::Largest { .. }) || t.dtype != DType::I64 {
+                check_dtype(op, &dtypes, t.dtype)?;
+            }
         }
         match op {
             Op::Boundary { .. } | Op::Output { .. } => Ok(vec![x[0].by_rank.clone()]),

@@ -233,6 +233,18 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
         }
         Op::Attention { .. } => attention(op, x).map(Inferred::One),
         Op::Dequantize { bits } => dequantize(*bits, x).map(Inferred::One),
+        Op::ExpertMatmul { bits } => expert_matmul(op, *bits, x).map(Inferred::One),
+        Op::Largest { k } => {
+            float(op, x[0])?;
+            let Some((last, lead)) = x[0].shape.split_last() else { return fail("`largest` of a scalar") };
+            if *k < 0 || last.as_const().is_some_and(|n| n < *k) {
+                return fail(format!("the {k} largest of {}", x[0]));
+            }
+            let mut shape = lead.to_vec();
+            shape.push(Dim::from(*k));
+            let ty = |dtype| TensorType { dtype, shape: shape.clone() };
+            Ok(Inferred::Many(vec![ty(x[0].dtype), ty(DType::I64)]))
+        }
 
         Op::Reshape { shape } => {
             same("element counts", &elements(&x[0].shape), &elements(shape))?;
@@ -490,4 +502,29 @@ fn append(op: &Op, x: &[&TensorType], tokens: &Dim) -> Result<TensorType> {
     let mut shape = past.shape.clone();
     shape[2] = tokens.clone();
     Ok(TensorType { dtype: past.dtype, shape })
+}
+
+fn expert_matmul(op: &Op, bits: i64, x: &[&TensorType]) -> Result<TensorType> {
+    float(op, x[0])?;
+    index_type(op, x[2])?;
+    let all = || format!("`expert_matmul` of {}, {} and {} with {bits} bits", x[0], x[1], x[2]);
+    let ([tokens, own, k], [experts, n, _], [t, slots]) = (&x[0].shape[..], &x[1].shape[..], &x[2].shape[..]) else {
+        return fail(all());
+    };
+    let w = match (bits, x.len()) {
+        (0, 3) => x[1].clone(),
+        (1.., 4 | 5) => {
+            let mut packed = vec![x[1], x[3]];
+            packed.extend(x.get(4));
+            dequantize(bits, &packed)?
+        }
+        _ => return fail(all()),
+    };
+    same_dtype(op, &[x[0], &w])?;
+    same("tokens of `expert_matmul`", tokens, t)?;
+    same("inner extents of `expert_matmul`", k, &w.shape[2])?;
+    if own != slots && own.as_const() != Some(1) || experts.as_const() == Some(0) {
+        return fail(all());
+    }
+    Ok(TensorType { dtype: x[0].dtype, shape: vec![tokens.clone(), slots.clone(), n.clone()] })
 }

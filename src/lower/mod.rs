@@ -134,6 +134,7 @@ fn keep_for_reference(stages: &mut [Stage], reference: &Stage) {
 /// The unoptimised program as a stage of its own; its results carry the outputs' names.
 fn reference_stage(graph: &Graph, inputs: &[InputDecl], sizes: &[Bindings]) -> Result<Stage, LowerError> {
     let mut b = Builder::new(graph, inputs);
+    b.ranges = false;
     b.stage(0, &vec![vec![0]; graph.len()])?;
     let mut keep = vec![];
     for o in graph.outputs() {
@@ -190,11 +191,20 @@ struct Builder<'g> {
     stage: Stage,
     values_of: HashMap<NodeId, ValueId>,
     names: std::collections::BTreeSet<String>,
+    /// Whether the host cuts ranges of weights. The reference program reads whole weights.
+    ranges: bool,
 }
 
 impl<'g> Builder<'g> {
     fn new(graph: &'g Graph, inputs: &'g [InputDecl]) -> Self {
-        Builder { graph, inputs, stage: Stage::default(), values_of: HashMap::new(), names: Default::default() }
+        Builder {
+            graph,
+            inputs,
+            stage: Stage::default(),
+            values_of: HashMap::new(),
+            names: Default::default(),
+            ranges: true,
+        }
     }
 
     fn push(&mut self, mut v: Value) -> ValueId {
@@ -266,6 +276,7 @@ impl<'g> Builder<'g> {
         };
         let source = match &n.op {
             Op::Input { name, .. } => Source::Input { index: input_index(name)?, part: None },
+            Op::Slice { .. } if !self.ranges => Source::Buffer(usize::MAX),
             Op::Weight { .. } | Op::Slice { .. } => weight_source(id, None),
             Op::Shard { dim, axis, parts } => {
                 let part = Some(Part { dim: *dim as usize, axis: *axis, parts: *parts as usize });

@@ -13,6 +13,8 @@ mod bad_plan;
 mod broken;
 /// The real binary: exit codes, reports, products.
 mod cli;
+/// Operators that ONNX Runtime adds to ONNX.
+mod contrib;
 /// Equal inputs give byte-equal plans.
 mod determinism;
 /// Differences between graphs, and the commands that tell them.

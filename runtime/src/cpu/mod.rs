@@ -9,6 +9,7 @@ mod collective;
 pub(crate) mod convert;
 mod declared;
 mod elementwise;
+mod experts;
 mod gather;
 mod layout;
 pub(crate) mod matmul;
@@ -95,6 +96,7 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
         Op::AddLayerNorm { eps } => return norm::add(x, Some(&x[3]), eps.0, out),
         Op::ArResidualRmsNorm { eps, .. } => return norm::all_reduce_add(op, x, None, eps.0, out, env),
         Op::ArResidualLayerNorm { eps, .. } => return norm::all_reduce_add(op, x, Some(&x[3]), eps.0, out, env),
+        Op::Largest { k } => return experts::largest(&x[0], *k, out),
         Op::Kernel { body } => return declared::kernel(body, x, out, env),
         Op::Recv { stage, tag } => match out[0].as_mut() {
             Some(out) => return collective::recv(*stage, *tag, out, env),
@@ -137,6 +139,7 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
             attention::attention(x, &how, out, env.threads)
         }
         Op::Dequantize { bits } => packed::dequantize(x, *bits, out),
+        Op::ExpertMatmul { bits } => experts::product_by_expert(x, *bits, out),
         Op::Append { tokens } => cache::append(x, env.eval(tokens)?, out),
         Op::Reshape { .. } => layout::reshape(&x[0], out),
         Op::Transpose { perm } => layout::transpose(&x[0], perm, out),

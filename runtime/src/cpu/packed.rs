@@ -23,7 +23,6 @@ pub(super) fn dequantize(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>) -> Re
     if width % runs != 0 {
         return Err(misfit());
     }
-    let run = width / runs;
     expect(out, scale.dtype, &[lead, &[width]].concat())?;
     let zero: Option<Vec<f32>> = match x.get(2) {
         None => None,
@@ -33,24 +32,29 @@ pub(super) fn dequantize(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>) -> Re
     };
     let middle = f32::from(1u8 << (bits - 1));
     let scale = floats(scale)?;
-    let per_byte = 8 / bits as usize;
-    let mask = u8::MAX >> (8 - bits);
+    let zero = zero.unwrap_or_else(|| vec![middle; scale.len()]);
     write_floats(out, |o| {
-        if o.is_empty() {
-            return Ok(());
-        }
-        for (r, run) in o.chunks_exact_mut(run).enumerate() {
-            let (scale, zero) = (scale[r], zero.as_ref().map_or(middle, |z| z[r]));
-            let first = r * run.len();
-            for (i, v) in run.iter_mut().enumerate() {
-                // Rows are whole bytes, so that positions count through the tensor.
-                let at = first + i;
-                let number = packed.bytes[at / per_byte] >> (at % per_byte * bits as usize) & mask;
-                *v = (f32::from(number) - zero) * scale;
-            }
-        }
+        unpack(packed.bytes, bits, &scale, &zero, o);
         Ok(())
     })
+}
+
+/// Numbers of `bits` bits, the lowest bits of a byte first, in equal runs of one scale and one zero point.
+pub(super) fn unpack(packed: &[u8], bits: i64, scale: &[f32], zero: &[f32], out: &mut [f32]) {
+    let per_byte = 8 / bits as usize;
+    let mask = u8::MAX >> (8 - bits);
+    let run = out.len() / scale.len().max(1);
+    if run == 0 {
+        return;
+    }
+    for (r, values) in out.chunks_exact_mut(run).enumerate() {
+        // Rows are whole bytes, so that positions count through the tensor.
+        for (i, v) in values.iter_mut().enumerate() {
+            let at = r * run + i;
+            let number = packed[at / per_byte] >> (at % per_byte * bits as usize) & mask;
+            *v = (f32::from(number) - zero[r]) * scale[r];
+        }
+    }
 }
 
 #[cfg(test)]

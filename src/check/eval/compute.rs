@@ -60,6 +60,8 @@ impl Local<'_> {
         self.floats(1)?;
         match *self.op {
             Op::Softmax { axis, safe } => self.softmax(axis, safe),
+            Op::Largest { k } => self.largest(k),
+            Op::ExpertMatmul { bits } => self.expert_matmul(bits),
             Op::Matmul { trans_b } => self.matmul(trans_b),
             Op::RmsNorm { eps } => self.norm(self.x[0], self.x[1], None, eps).map(|n| vec![n]),
             Op::LayerNorm { eps } => self.norm(self.x[0], self.x[1], Some(self.x[2]), eps).map(|n| vec![n]),
@@ -319,5 +321,61 @@ impl Local<'_> {
         });
         let data = numbers.enumerate().map(|(i, n)| (n - zero(i / run.max(1))) * scale.data[i / run.max(1)]);
         Ok(vec![Array::new(&shape, data.collect())])
+    }
+
+    /// The k largest of each row, and where they are.
+    fn largest(&self, k: i64) -> Result<Vec<Array>> {
+        let x = self.x[0];
+        let width = x.shape.last().copied().unwrap_or(0);
+        let k = usize::try_from(k).ok().filter(|&k| k <= width).ok_or(Reason::Misfit(format!("{k} of {width}")))?;
+        let (mut values, mut at) = (vec![], vec![]);
+        for row in x.data.chunks_exact(width.max(1)) {
+            let mut order: Vec<usize> = (0..width).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            values.extend(order[..k].iter().map(|&i| row[i]));
+            at.extend(order[..k].iter().map(|&i| i as f64));
+        }
+        Ok(vec![Array::new(&self.declared[0], values), Array::new(&self.declared[0], at)])
+    }
+
+    /// Each row times the transposed matrix of its expert.
+    fn expert_matmul(&self, bits: i64) -> Result<Vec<Array>> {
+        let (x, expert) = (self.x[0], self.x[2]);
+        let unpacked = match bits {
+            0 => None,
+            _ => {
+                let mut shape = self.x[1].shape.clone();
+                let width = shape.last_mut().ok_or_else(|| Reason::Misfit("a scalar".to_owned()))?;
+                *width *= 8 / bits.clamp(1, 8) as usize;
+                let declared = [shape];
+                let mut operands = vec![self.x[1]];
+                operands.extend(&self.x[3..]);
+                let part = Local { x: &operands, declared: &declared, ..*self };
+                part.dequantize(bits)?.pop()
+            }
+        };
+        let w = unpacked.as_ref().unwrap_or(self.x[1]);
+        let (&[tokens, own, k], &[experts, n, wk], &[t, slots]) = (&x.shape[..], &w.shape[..], &expert.shape[..])
+        else {
+            return misfit("three, three and two axes are needed");
+        };
+        if wk != k || t != tokens || !(own == slots || own == 1) {
+            return misfit(format!("{:?} times the experts {:?}", x.shape, w.shape));
+        }
+        let shape = vec![tokens, slots, n];
+        fits(&shape, &self.declared[0])?;
+        let mut data = Vec::with_capacity(elements(&shape)?);
+        for (i, &e) in expert.data.iter().enumerate() {
+            if !(0.0..experts as f64).contains(&e) {
+                return Err(Reason::Index { index: e, extent: experts });
+            }
+            let row = if own == 1 { i / slots } else { i } * k;
+            for column in 0..n {
+                let start = (e as usize * n + column) * k;
+                let (a, b) = (&x.data[row..row + k], &w.data[start..start + k]);
+                data.push(dot(a.iter().copied(), b.iter().copied()));
+            }
+        }
+        Ok(vec![Array::new(&shape, data)])
     }
 }

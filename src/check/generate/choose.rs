@@ -100,6 +100,7 @@ impl Builder<'_> {
                 }
             },
             "attention" => self.attention_operand(i, want, known)?,
+            "expert_matmul" => self.expert_operand(i, attr("bits"), want, known)?,
             "append" | "dequantize" => self.cache_or_packed(info, i, attr("bits"), want, known)?,
             "reshape" => {
                 let s = if r.chance(30) { shape } else { shapes::reshaped(r, &shape) };
@@ -258,6 +259,53 @@ impl Builder<'_> {
             }
         }
         Ok(ty(dtype, s))
+    }
+
+    /// An operand of `expert_matmul`: few experts, so that random positions name one.
+    fn expert_operand(
+        &mut self,
+        i: usize,
+        bits: Option<Attr>,
+        want: &TensorType,
+        known: &[Option<TensorType>],
+    ) -> Attempt<TensorType> {
+        let at = |i: usize| known.get(i).cloned().flatten().map(|t| t.shape);
+        let dtype = known.first().cloned().flatten().map(|t| t.dtype);
+        let dtype = dtype.unwrap_or_else(|| self.float(want.dtype));
+        let (r, pool) = (&mut *self.random, &self.pool);
+        let per_byte = Dim::from(match bits {
+            Some(Attr::Int(b)) if b > 0 => 8 / b.min(8),
+            _ => 1,
+        });
+        let packed = per_byte.as_const() != Some(1) || matches!(bits, Some(Attr::Int(8)));
+        Ok(match (i, at(0), at(1)) {
+            (0, None, w) => {
+                let mut s = if want.rank() == 3 { want.shape.clone() } else { pool.shape(r, 3) };
+                s[2] = match w {
+                    Some(w) if w.len() == 3 => &w[2] * &per_byte,
+                    _ => &pool.dim(r) * &per_byte,
+                };
+                if r.chance(50) {
+                    s[1] = Dim::from(1);
+                }
+                ty(dtype, s)
+            }
+            (1, Some(x), _) => {
+                let n = if r.chance(60) { pool.multiple(r) } else { pool.dim(r) };
+                let k = x.last().and_then(|k| k.div_exact(&per_byte)).ok_or(Miss::Untyped)?;
+                ty(if packed { DType::U8 } else { dtype }, vec![Dim::from(4), n, k])
+            }
+            (2, Some(x), _) if x.len() == 3 => ty(DType::I64, vec![x[0].clone(), x[1].clone()]),
+            (3, _, Some(w)) if w.len() == 3 => {
+                let runs = if r.chance(70) { w[2].clone() } else { Dim::from(1) };
+                ty(dtype, vec![w[0].clone(), w[1].clone(), runs])
+            }
+            (4, ..) => match at(3) {
+                Some(s) => ty(if r.chance(60) { DType::U8 } else { dtype }, s),
+                None => return Err(Miss::Untyped),
+            },
+            _ => return Err(Miss::Untyped),
+        })
     }
 
     /// An operand of `append` or `dequantize`.

@@ -6,7 +6,7 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::attention::{self, extents};
-use super::{contrib_attention, contrib_quant};
+use super::{contrib_attention, contrib_moe, contrib_quant};
 use crate::ir::{DType, Dim, NodeId, Op, Real};
 
 pub(super) const OPS: &[&str] = &[
@@ -22,7 +22,9 @@ pub(super) const OPS: &[&str] = &[
     "Gelu",
     "GroupQueryAttention",
     "MatMulNBits",
+    "MoE",
     "MultiHeadAttention",
+    "QMoE",
     "QuickGelu",
     "RotaryEmbedding",
     "TransposeMatMul",
@@ -39,6 +41,7 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         "MultiHeadAttention" => contrib_attention::multi_head(cx, n),
         "Attention" => contrib_attention::packed(cx, n),
         "MatMulNBits" => one(contrib_quant::matmul(cx, n)?),
+        "MoE" | "QMoE" => one(contrib_moe::experts(cx, n)?),
         "GatherBlockQuantized" => one(contrib_quant::gather(cx, n)?),
         "RotaryEmbedding" => one(rotary(cx, n)?),
         "EmbedLayerNormalization" => embed(cx, n),

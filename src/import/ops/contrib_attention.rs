@@ -190,36 +190,25 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
     let heads = head_count(n, "num_heads")?;
     let q = cx.operand(n, 0)?;
     let (key, value) = (cx.optional(n, 1)?, cx.optional(n, 2)?);
+    let bias = Bias::of(cx, n, heads)?;
     let rank = |cx: &Context<'_>, x: Option<NodeId>| x.map_or(0, |x| cx.ty(x).rank());
-    let (q_rank, k_rank) = (cx.ty(q).rank(), rank(cx, key));
-    let [mut q, mut k, mut v] = match (q_rank, k_rank, key, value) {
+    let forms = (cx.ty(q).rank(), rank(cx, key), key, value);
+    let [q, mut k, mut v] = match forms {
         // [batch, tokens, heads, 3, width]
-        (5, ..) => [0, 1, 2].map(|i| taken(cx, q, i)).into_iter().collect::<Result<Vec<_>>>().and_then(three)?,
-        // [batch, tokens, heads, 2, width]
-        (3, 5, Some(kv), None) => [split_heads(cx, q, heads)?, taken(cx, kv, 0)?, taken(cx, kv, 1)?],
-        // The keys of another sequence, apart by heads already.
-        (3, 4, Some(k), Some(v)) => [split_heads(cx, q, heads)?, k, v],
-        (3, 3, Some(k), Some(v)) => {
-            [split_heads(cx, q, heads)?, split_heads(cx, k, heads)?, split_heads(cx, v, heads)?]
+        (5, ..) => {
+            let [q, k, v] = [taken(cx, q, 0)?, taken(cx, q, 1)?, taken(cx, q, 2)?];
+            [bias.by_head(cx, q, 0)?, bias.by_head(cx, k, 1)?, bias.by_head(cx, v, 2)?]
         }
+        // [batch, tokens, heads, 2, width]
+        (3, 5, Some(kv), None) => {
+            let [k, v] = [taken(cx, kv, 0)?, taken(cx, kv, 1)?];
+            [bias.split(cx, q, 0)?, bias.by_head(cx, k, 1)?, bias.by_head(cx, v, 2)?]
+        }
+        // The keys of another sequence, apart by heads already; they have their bias.
+        (3, 4, Some(k), Some(v)) => [bias.split(cx, q, 0)?, k, v],
+        (3, 3, Some(k), Some(v)) => [bias.split(cx, q, 0)?, bias.split(cx, k, 1)?, bias.split(cx, v, 2)?],
         _ => return Err(OpError::from("query, key and value have none of the forms of the operator")),
     };
-    if let Some(bias) = cx.optional(n, 3)? {
-        let [_, _, _, d] = extents(cx, q, "query")?;
-        let [_, _, _, dv] = extents(cx, v, "value")?;
-        let hidden = &Dim::from(heads) * &d;
-        let all = &(&hidden + &hidden) + &(&Dim::from(heads) * &dv);
-        let bounds = [Dim::from(0), hidden.clone(), &hidden + &hidden, all];
-        for (i, x) in [&mut q, &mut k, &mut v].into_iter().enumerate() {
-            // Keys that come from outside have theirs.
-            if k_rank == 4 && i > 0 {
-                break;
-            }
-            let b = part(cx, bias, 0, &bounds[i], &bounds[i + 1])?;
-            let b = cx.reshape(b, vec![Dim::from(heads), one(), if i == 2 { dv.clone() } else { d.clone() }])?;
-            *x = cx.add(Op::Add {}, &[*x, b])?;
-        }
-    }
     let [_, _, tokens, width] = extents(cx, q, "query")?;
     let [_, _, new, _] = extents(cx, k, "key")?;
     if let (Some(past_k), Some(past_v)) = (cx.optional(n, 6)?, cx.optional(n, 7)?) {
@@ -245,8 +234,47 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
     Ok([y, k, v].map(Val::Node).to_vec())
 }
 
-fn three(v: Vec<NodeId>) -> Result<[NodeId; 3]> {
-    <[NodeId; 3]>::try_from(v).map_err(|_| OpError::from("not three parts"))
+/// The biases of queries, keys and values, one behind the other.
+struct Bias {
+    all: Option<NodeId>,
+    heads: i64,
+}
+
+impl Bias {
+    fn of(cx: &mut Context<'_>, n: &NodeProto, heads: i64) -> Result<Bias> {
+        Ok(Bias { all: cx.optional(n, 3)?, heads })
+    }
+
+    /// The bias of operand `i`, `columns` long: keys are as wide as queries, and values come last.
+    fn part(&self, cx: &mut Context<'_>, i: i64, columns: &Dim) -> Result<Option<NodeId>> {
+        let Some(all) = self.all else { return Ok(None) };
+        let [whole] = extents(cx, all, "bias")?;
+        let start = if i == 2 { &whole - columns } else { &Dim::from(i) * columns };
+        let end = &start + columns;
+        part(cx, all, 0, &start, &end).map(Some)
+    }
+
+    /// [batch, tokens, heads * width] with its bias, apart by heads.
+    fn split(&self, cx: &mut Context<'_>, x: NodeId, i: i64) -> Result<NodeId> {
+        let [_, _, columns] = extents(cx, x, "an operand")?;
+        let x = match self.part(cx, i, &columns)? {
+            Some(b) => cx.add(Op::Add {}, &[x, b])?,
+            None => x,
+        };
+        split_heads(cx, x, self.heads)
+    }
+
+    /// [batch, heads, tokens, width] with its bias.
+    fn by_head(&self, cx: &mut Context<'_>, x: NodeId, i: i64) -> Result<NodeId> {
+        let [_, heads, _, width] = extents(cx, x, "an operand")?;
+        match self.part(cx, i, &(&heads * &width))? {
+            Some(b) => {
+                let b = cx.reshape(b, vec![heads, one(), width])?;
+                cx.add(Op::Add {}, &[x, b])
+            }
+            None => Ok(x),
+        }
+    }
 }
 
 /// Part `i` of [batch, tokens, heads, parts, width] as [batch, heads, tokens, width].
@@ -281,6 +309,14 @@ fn key_mask(cx: &mut Context<'_>, n: &NodeProto, mask: &mut Mask, m: NodeId, [q,
         [b, t] if (b, t) == (&batch, &keys) => nonzero(cx, m, dtype, vec![batch, one(), one(), keys])?,
         [b, s, t] if (b, s, t) == (&batch, &queries, &keys) => {
             nonzero(cx, m, dtype, vec![batch, one(), queries, keys])?
+        }
+        // The mask's own extents may turn out to be those of the operands.
+        [b, .., t] if shape.len() <= 3 => {
+            let pairs =
+                [(b, &batch), (t, &keys), (&shape[shape.len() - 2], if shape.len() == 3 { &queries } else { b })];
+            let open = pairs.into_iter().find(|(x, y)| x != y && (x.as_const().is_none() || y.as_const().is_none()));
+            let message = format!("a mask {} for {batch} rows of {queries} queries and {keys} keys", cx.ty(m));
+            return Err(OpError { message, conflict: open.map(|(x, y)| (x.clone(), y.clone())) });
         }
         _ => {
             return Err(OpError::from(format!(

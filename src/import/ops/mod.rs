@@ -4,6 +4,7 @@ mod attention;
 mod collective;
 mod contrib;
 mod contrib_attention;
+mod contrib_moe;
 mod contrib_quant;
 mod decompose;
 mod layout;
