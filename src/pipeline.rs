@@ -132,7 +132,8 @@ pub fn compile_with(
 
     let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, extractor, &mut log, &mut t)?;
     let graph = checked("extract", found.graph)?;
-    let plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
+    let mut plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
+    plan.random = model.weights.random().cloned().collect();
     let extract =
         ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };
     let Log { stats: saturate, recorder } = log;

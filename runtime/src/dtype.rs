@@ -270,7 +270,8 @@ pub fn element_i64(dtype: DType, b: &[u8]) -> i64 {
     }
 }
 
-fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
+/// Appends one element, little-endian: `float` for floating-point types, else `int`.
+pub(crate) fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
     match dtype {
         DType::F64 => out.extend(float.to_le_bytes()),
         DType::F32 => out.extend((float as f32).to_le_bytes()),

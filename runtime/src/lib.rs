@@ -16,4 +16,5 @@ pub mod io;
 pub mod map;
 pub mod op;
 pub mod plan;
+pub mod random;
 pub mod tensor;

@@ -54,6 +54,8 @@ pub fn read_tensor(t: &TensorProto) -> Result<(DType, Vec<usize>, bytes::Bytes),
 pub struct Model {
     path: std::path::PathBuf,
     proto: ModelProto,
+    /// Seed of weight data that is made up.
+    seed: Option<u64>,
 }
 
 /// Reads and decodes a model file; the tensor data stays in the mapped file.
@@ -64,10 +66,16 @@ pub fn open(path: &Path) -> Result<Model, ImportError> {
     if proto.graph.is_none() {
         return Err(decode("it contains no graph".into()));
     }
-    Ok(Model { path: path.to_owned(), proto })
+    Ok(Model { path: path.to_owned(), proto, seed: None })
 }
 
 impl Model {
+    /// Makes up the data of weights that is absent: the files that should hold it are not there, or it is empty. The
+    /// numbers follow from the seed and the weights' names.
+    pub fn with_random_weights(self, seed: Option<u64>) -> Model {
+        Model { seed, ..self }
+    }
+
     fn nodes(&self) -> &[NodeProto] {
         self.proto.graph.as_ref().map_or(&[], |g| &g.node)
     }
@@ -130,7 +138,8 @@ impl Model {
         if initializers.len() != graph.initializer.len() {
             return Err(ImportError::Structure("two initializers have the same name".into()));
         }
-        let mut cx = Context::new(&name, self.opset().unwrap_or(0), initializers, Store::new(&self.path));
+        let mut cx =
+            Context::new(&name, self.opset().unwrap_or(0), initializers, Store::new(&self.path).random(self.seed));
         for input in &graph.input {
             if cx.is_initializer(input.name()) {
                 continue;

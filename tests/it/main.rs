@@ -27,6 +27,8 @@ mod fixtures;
 mod fuzz;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
+/// Models whose weight data is absent.
+mod random_weights;
 /// The evaluator in f64 against the kernels, ONNX Runtime and closed forms.
 mod reference;
 /// Cases of rules that are wrong, and the commands for rule folders.
