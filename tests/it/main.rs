@@ -25,6 +25,8 @@ mod explain;
 mod fixtures;
 /// Random bytes and text never cause a panic.
 mod fuzz;
+/// Weights that are larger than what may be held in memory.
+mod large;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
 /// Models whose weight data is absent.

@@ -15,9 +15,12 @@ use super::verify::{VerifyError, verify};
 use super::{DIGEST_FILE, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData, WeightEntry};
 use crate::dtype::DType;
 use crate::executor::{RunError, WeightSource};
-use crate::map::MappedFile;
+use crate::map::{MappedFile, release};
 use crate::random::RandomWeight;
 use crate::tensor::{Tensor, for_each_piece};
+
+/// Files are hashed, and released from memory, in pieces of so many bytes.
+const PIECE: usize = 1 << 20;
 
 /// Why a plan cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +175,13 @@ fn check_file(dir: &Path, decl: &super::FileDecl) -> Result<MappedFile, PlanErro
     if map.len() as u64 != decl.bytes {
         return changed(format!("{} bytes instead of {}", map.len(), decl.bytes));
     }
-    if blake3::hash(&map).to_hex().as_str() != decl.blake3 {
+    let mut hasher = blake3::Hasher::new();
+    for piece in map.chunks(PIECE) {
+        hasher.update(piece);
+        // The file may be larger than memory; what is hashed need not stay.
+        release(piece);
+    }
+    if hasher.finalize().to_hex().as_str() != decl.blake3 {
         return changed("its digest is not that in the plan".to_owned());
     }
     Ok(map)

@@ -42,7 +42,7 @@ pub enum WriteError {
 }
 
 /// Weight data is written, and released from memory, in pieces of so many bytes.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 1 << 20;
 
 /// The elements of a whole weight.
 #[derive(Clone, Copy, Debug)]
