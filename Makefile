@@ -4,7 +4,7 @@ CARGO ?= cargo
 PLAN ?= target/demo-plan
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench clean testbed onnx-conformance
+.PHONY: all setup demo test bless nits bench emit-check clean testbed onnx-conformance
 
 all: test nits
 
@@ -53,6 +53,21 @@ $(ONNX)/done:
 
 bench: setup
 	$(CARGO) bench --locked --bench compile
+
+# Runs emitted ONNX files in ONNX Runtime, compares outputs and times, and writes docs/emit.md. Needs Python 3 with venv,
+# and the network for numpy, onnx and onnxruntime. TESTBED is a folder of exported models; without it the bundled ones
+# are checked.
+VENV := target/venv
+TESTBED ?= $(wildcard ../shared/testbed)
+emit-check: setup
+	$(CARGO) build --quiet --locked
+	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
+	for m in "prefill-1024 --seq 128" "decode-1024 --seq 1 --past 512 --batch 4" \
+	  "prefill-512 --hidden 512 --heads 8 --kv-heads 8 --ffn 1408 --vocab 4096 --layers 4 --seq 256"; do \
+	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
+	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 3 --table docs/emit.md --limit 1.15 \
+	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
 
 clean:
 	$(CARGO) clean

@@ -17,5 +17,6 @@ pub mod map;
 pub mod minifloat;
 pub mod op;
 pub mod plan;
+pub mod random;
 pub mod standard;
 pub mod tensor;

@@ -94,7 +94,7 @@ fn bytes_do_not_depend_on_the_order_of_weights() {
             key: "a8".to_owned(),
             dtype: sinter_runtime::dtype::DType::U8,
             shape: vec![3],
-            source: &[1, 2, 3],
+            source: WeightData::Bytes(&[1, 2, 3]),
             source_shape: vec![3],
             range: None,
             cut: None,
@@ -153,7 +153,7 @@ fn weights_that_do_not_fit_are_refused() {
     assert!(w.weights(0, &entries).unwrap_err().to_string().contains("`w2`: the part has shape [3, 2], not [2, 2]"));
     entries[0].cut = Some((0, 2, 5));
     assert!(w.weights(0, &entries).unwrap_err().to_string().contains("part 2 of 5 along axis 0"));
-    entries[0].source = &[0; 3];
+    entries[0].source = WeightData::Bytes(&[0; 3]);
     assert!(w.weights(0, &entries).unwrap_err().to_string().contains("3 bytes for f32[6, 2]"));
 }
 

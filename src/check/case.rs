@@ -309,7 +309,7 @@ impl Case {
                     }
                     let shape = extents(name, n.ty(), &bindings)?;
                     let bytes = tensor(&mut random, n.ty().dtype, &shape)?.bytes().to_vec().into();
-                    weights.0.insert(name.clone(), Weight { ty: n.ty().clone(), bytes });
+                    weights.0.insert(name.clone(), Weight { ty: n.ty().clone(), bytes, random: None });
                 }
                 _ => {}
             }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use sinter_runtime::plan::PlanWriter;
+use sinter_runtime::plan::{PlanWriter, WeightData};
 
-use super::options::{CompileOptions, own_rules};
+use super::options::{CompileOptions, RandomOptions, own_rules};
 use super::{Failure, OutFile, Outcome, deliver, emit, report, say, summary};
 use crate::emit::Dialect;
 use crate::explain;
@@ -22,6 +22,8 @@ pub(super) struct Options {
     model: PathBuf,
     #[command(flatten)]
     compile: CompileOptions,
+    #[command(flatten)]
+    random: RandomOptions,
     /// Folder for the plan. A plan that is there already is replaced, anything else is left alone. With --emit onnx:
     /// the ONNX file for one rank, the folder for several.
     #[arg(short, long, value_name = "PATH")]
@@ -59,7 +61,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let kernels: Vec<&str> = config.rules.kernels().iter().map(|k| k.name.as_str()).collect();
     let demands = o.require_fused.iter().map(|d| Demand::parse(d, &kernels)).collect::<Result<Vec<_>, _>>()?;
     let mut timings = Timings::default();
-    let model = timings.time("import", || import::open(&o.model).and_then(|m| m.import()))?;
+    let model = timings.time("import", || import::open(&o.model).and_then(|m| o.random.apply(m).import()))?;
     let compiled = compile(&model, &config)?;
     let mut emitted = None;
     match (&o.output, o.emit) {
@@ -97,7 +99,10 @@ fn write(dir: &Path, model: &Imported, compiled: &Compiled) -> Result<(), Failur
     let plan = &compiled.plan;
     let bar = progress(plan.mapping.world() as u64, "writing weights of rank");
     for rank in 0..plan.mapping.world() {
-        w.weights(rank, &lower::weight_entries(plan, rank, &model.weights)?)?;
+        // Ranks make up data that is absent when they load the plan.
+        let mut entries = lower::weight_entries(plan, rank, &model.weights)?;
+        entries.retain(|e| matches!(e.source, WeightData::Bytes(_)));
+        w.weights(rank, &entries)?;
         bar.inc(1);
     }
     bar.finish_and_clear();

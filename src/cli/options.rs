@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::Failure;
 use crate::check::{self, VerifyConfig};
 use crate::cost::{DEFAULT, Device, Objective};
+use crate::import::Model;
 use crate::ir::Mapping;
 use crate::pipeline::CompileConfig;
 use crate::rules::{BUNDLED, MANIFEST, Pack, Rule, RuleSet};
@@ -26,6 +27,26 @@ pub(super) struct MeshOptions {
 impl MeshOptions {
     pub(super) fn mapping(&self) -> Mapping {
         Mapping { tp: self.tp.into(), pp: self.pp.into() }
+    }
+}
+
+/// What becomes of weights without data.
+#[derive(Debug, Args)]
+pub(super) struct RandomOptions {
+    /// Make up the data of weights whose data is absent, from this seed: matrices within 1/sqrt(n) of 0, vectors within
+    /// 0.1 of 1. Data that is there is used. A plan records the seed in place of the data.
+    #[arg(long = "random-weights", value_name = "SEED")]
+    seed: Option<u64>,
+}
+
+impl RandomOptions {
+    /// Whether data may be made up.
+    pub(super) fn is_given(&self) -> bool {
+        self.seed.is_some()
+    }
+
+    pub(super) fn apply(&self, model: Model) -> Model {
+        model.with_random_weights(self.seed)
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Model {
     pub(super) nodes: usize,
     pub(super) weights: usize,
     pub(super) weight_bytes: u64,
+    /// Weights whose data is made up.
+    pub(super) random_weights: usize,
     pub(super) opset: i64,
 }
 
@@ -138,7 +140,8 @@ impl Report {
                 path: path.display().to_string(),
                 nodes: model.n_nodes,
                 weights: model.weights.0.len(),
-                weight_bytes: model.weights.0.values().map(|w| w.bytes.len() as u64).sum(),
+                weight_bytes: model.weights.0.values().map(|w| const_bytes(&w.ty)).sum(),
+                random_weights: model.weights.random().count(),
                 opset: model.opset,
             },
             mapping: MappingReport {

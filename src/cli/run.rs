@@ -12,7 +12,7 @@ use sinter_runtime::executor::{self, RunConfig, RunError, RunResult, WeightSourc
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
 use sinter_runtime::tensor::Tensor;
 
-use super::options::CheckedRules;
+use super::options::{CheckedRules, RandomOptions};
 use super::{Failure, OutFile, Outcome, data, deliver};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
@@ -50,6 +50,8 @@ pub(super) struct Options {
     /// Run so many times; the fastest time is reported.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeat: u16,
+    #[command(flatten)]
+    random: RandomOptions,
     #[command(flatten)]
     rules: CheckedRules,
 }
@@ -100,6 +102,19 @@ struct Verify {
 struct ModelWeights<'a> {
     plan: &'a Plan,
     weights: &'a Weights,
+    /// Data that is made up, by the weight's name.
+    made: BTreeMap<&'a str, Tensor>,
+}
+
+impl<'a> ModelWeights<'a> {
+    fn new(plan: &'a Plan, weights: &'a Weights) -> Result<ModelWeights<'a>, Failure> {
+        let made = weights.random().map(|w| {
+            let mut t = Tensor::zeros(w.dtype, &w.shape).map_err(|e| format!("weight `{}`: {e}", w.name))?;
+            w.fill(0, t.bytes_mut());
+            Ok((w.name.as_str(), t))
+        });
+        Ok(ModelWeights { plan, weights, made: made.collect::<Result<_, Failure>>()? })
+    }
 }
 
 impl WeightSource for ModelWeights<'_> {
@@ -110,6 +125,9 @@ impl WeightSource for ModelWeights<'_> {
             Source::Weight { key: k, weight, range: None, part: None } if k == key => Some(weight),
             _ => None,
         });
+        if let Some(made) = name.and_then(|n| self.made.get(n.as_str())) {
+            return Ok(Cow::Borrowed(made.bytes()));
+        }
         let found = name.and_then(|n| self.weights.0.get(n));
         let error = || RunError::Weight { rank, key: key.to_owned(), why: "the model has no such weight".into() };
         Ok(Cow::Borrowed(&found.ok_or_else(error)?.bytes))
@@ -118,12 +136,16 @@ impl WeightSource for ModelWeights<'_> {
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     if o.plan.is_dir() {
+        if o.random.is_given() {
+            return Err("--random-weights is for an ONNX file: a plan records how its weights are made up".into());
+        }
         let (plan, weights) = plan::load(&o.plan)?;
+        weights.prepare()?;
         return execute(o, &plan, &weights, &ReferenceWeights::new(&plan, &weights));
     }
-    let model = import::open(&o.plan)?.import()?;
+    let model = o.random.apply(import::open(&o.plan)?).import()?;
     let compiled = compile(&model, &CompileConfig::standard(Mapping { tp: 1, pp: 1 }, o.rules.load()?)?)?;
-    let weights = ModelWeights { plan: &compiled.plan, weights: &model.weights };
+    let weights = ModelWeights::new(&compiled.plan, &model.weights)?;
     execute(o, &compiled.plan, &weights, &weights)
 }
 

@@ -44,6 +44,11 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         r.model.weights,
         bytes(r.model.weight_bytes)
     );
+    if r.model.random_weights > 0 {
+        let n = r.model.random_weights;
+        let seed = c.plan.random.first().map_or(0, |w| w.seed);
+        let _ = writeln!(t, "data of {n} of {} weights is absent and made up, seed {seed}", r.model.weights);
+    }
     let _ = writeln!(t, "tp {} x pp {} = {} rank{}", m.tp, m.pp, m.world, if m.world == 1 { "" } else { "s" });
     let _ = writeln!(
         t,

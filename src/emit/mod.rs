@@ -167,6 +167,11 @@ impl<'p> Rank<'p> {
                 self.names.insert(*v, name);
             }
         }
+        let named = |ty: &TensorType| ty.shape.iter().filter_map(|d| d.as_sym().map(str::to_owned)).collect::<Vec<_>>();
+        // Extents that the stage can read from what it is given anyway.
+        let given = stage.values.iter().zip(&read).filter(|(v, r)| **r && matches!(v.source, Source::Input { .. }));
+        let mut told: BTreeSet<String> = given.flat_map(|(v, _)| named(&v.ty)).collect();
+        told.extend(received.iter().flat_map(|v| named(&v.ty)));
         for (index, decl) in plan.inputs.iter().enumerate() {
             let forms: Vec<(ValueId, &Value, _)> = stage
                 .values
@@ -178,9 +183,7 @@ impl<'p> Rank<'p> {
                     _ => None,
                 })
                 .collect();
-            let tells = decl.ty.shape.iter().any(|d| d.as_sym().is_some_and(|s| needed.contains(s)));
-            let told = |s: &str| received.iter().any(|v| v.ty.shape.iter().any(|d| d.as_sym() == Some(s)));
-            let only = tells && decl.ty.shape.iter().filter_map(Dim::as_sym).any(|s| needed.contains(s) && !told(s));
+            let only = decl.ty.shape.iter().filter_map(Dim::as_sym).any(|s| needed.contains(s) && !told.contains(s));
             if forms.is_empty() && plan.mapping.pp > 1 && !only {
                 continue;
             }
@@ -251,7 +254,10 @@ impl<'p> Rank<'p> {
             let name = match &v.source {
                 Source::Weight { .. } => self.b.unique(&v.name),
                 Source::Alias(of) => {
-                    let x = self.operand(*of)?;
+                    // A reshape of a reshape is one, unless it would have to compute its shape.
+                    let root = self.stage.storage(id);
+                    let plain = ops::is_plain_reshape(&self.stage.value(root).ty.shape, &v.ty.shape);
+                    let x = self.operand(if plain { root } else { *of })?;
                     let start = self.b.nodes.len();
                     self.b.hint.clone_from(&v.name);
                     let op = Op::Reshape { shape: v.ty.shape.clone() };

@@ -121,28 +121,36 @@ fn reduce(b: &mut Builder, op: &str, x: &str, axes: &[i64], keepdims: bool) -> R
     Ok(b.op(op, &[x, &axes], vec![int("keepdims", keepdims.into())]))
 }
 
-/// The shape operand of a reshape: 0 where an extent stays, -1 where it follows from the others.
+/// The shape operand of a reshape: 0 where an extent stays, -1 where it follows from the others. `None` where it has
+/// to be computed; a constant extent of 0 would be read as a copy.
+fn plain_shape(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
+    let target: Vec<i64> = to
+        .iter()
+        .enumerate()
+        .map(|(i, d)| match d.as_const() {
+            Some(n) => n,
+            None if from.get(i) == Some(d) => 0,
+            None => -1,
+        })
+        .collect();
+    let has_zero = to.iter().any(|d| d.as_const() == Some(0));
+    (!has_zero && target.iter().filter(|&&d| d == -1).count() <= 1).then_some(target)
+}
+
+/// Whether a reshape needs no arithmetic on extents.
+pub(super) fn is_plain_reshape(from: &[Dim], to: &[Dim]) -> bool {
+    plain_shape(from, to).is_some()
+}
+
 fn reshape(b: &mut Builder, x: &Val, shape: &[Dim]) -> Result<String> {
     if x.ty.shape == shape {
         return Ok(x.name.clone());
     }
-    let mut target: Vec<Option<i64>> = vec![];
-    for (i, d) in shape.iter().enumerate() {
-        target.push(match d.as_const() {
-            Some(n) => Some(n),
-            None if x.ty.shape.get(i) == Some(d) => Some(0),
-            None => None,
-        });
-    }
-    // A constant extent of 0 would be read as a copy; it is computed instead.
-    let has_zero = shape.iter().any(|d| d.as_const() == Some(0));
-    if has_zero || target.iter().filter(|d| d.is_none()).count() > 1 {
-        let to = b.extents(shape)?;
-        return Ok(b.op("Reshape", &[&x.name, &to], if has_zero { vec![int("allowzero", 1)] } else { vec![] }));
-    }
-    let to: Vec<i64> = target.into_iter().map(|d| d.unwrap_or(-1)).collect();
-    let to = b.ints(&to)?;
-    Ok(b.op("Reshape", &[&x.name, &to], vec![]))
+    let (to, attributes) = match plain_shape(&x.ty.shape, shape) {
+        Some(target) => (b.ints(&target)?, vec![]),
+        None => (b.extents(shape)?, vec![int("allowzero", 1)]),
+    };
+    Ok(b.op("Reshape", &[&x.name, &to], attributes))
 }
 
 /// Broadcasts; extents that stay are 1 in the shape operand.

@@ -85,7 +85,7 @@ impl Builder {
         }
         let weight = cx.names.fresh(format!("{name}/weight"));
         let shape: Vec<Dim> = value.shape.iter().map(|&d| Dim::from(d as i64)).collect();
-        let w = Weight { ty: TensorType::new(value.dtype, shape), bytes: value.data.into() };
+        let w = Weight::new(TensorType::new(value.dtype, shape), value.data.into());
         let v = cx.define_constant(&weight, w);
         cx.define(&weight, v).map_err(|e| OpError::from(e.to_string()))?;
         self.alias.insert(name.to_owned(), weight);

@@ -379,14 +379,12 @@ impl<'a> Context<'a> {
         Ok(match self.input(node, i)? {
             Some(Val::Node(id)) => match &self.graph.node(id).op {
                 Op::Weight { name, .. } => self.weights.0.get(name).cloned(),
-                Op::Const { value } => {
-                    Some(Weight { ty: value.tensor_type(), bytes: bytes::Bytes::from(value.data.clone()) })
-                }
+                Op::Const { value } => Some(Weight::new(value.tensor_type(), bytes::Bytes::from(value.data.clone()))),
                 _ => None,
             },
             Some(Val::Sym(s)) => s.ints().map(|ints| {
                 let value = Literal::ints(s.dtype, if s.scalar { vec![] } else { vec![ints.len()] }, &ints);
-                Weight { ty: value.tensor_type(), bytes: bytes::Bytes::from(value.data) }
+                Weight::new(value.tensor_type(), bytes::Bytes::from(value.data))
             }),
             None => None,
         })

@@ -70,6 +70,8 @@ pub fn tensor_code(dtype: DType) -> Option<i32> {
 pub struct Model {
     path: std::path::PathBuf,
     proto: ModelProto,
+    /// Seed of weight data that is made up.
+    seed: Option<u64>,
 }
 
 /// Every operator that can be imported: domain and name, sorted.
@@ -88,10 +90,16 @@ pub fn open(path: &Path) -> Result<Model, ImportError> {
     if proto.graph.is_none() {
         return Err(decode("it contains no graph".into()));
     }
-    Ok(Model { path: path.to_owned(), proto })
+    Ok(Model { path: path.to_owned(), proto, seed: None })
 }
 
 impl Model {
+    /// Makes up the data of weights that is absent: the files that should hold it are not there, or it is empty. The
+    /// numbers follow from the seed and the weights' names.
+    pub fn with_random_weights(self, seed: Option<u64>) -> Model {
+        Model { seed, ..self }
+    }
+
     fn nodes(&self) -> &[NodeProto] {
         self.proto.graph.as_ref().map_or(&[], |g| &g.node)
     }
@@ -170,7 +178,7 @@ impl Model {
             functions::opsets(&self.proto.opset_import),
             Functions::new(&self.proto),
             Names::of(&self.proto),
-            Store::new(&self.path),
+            Store::new(&self.path).random(self.seed),
         );
         for input in &graph.input {
             if cx.is_initializer(input.name()) {

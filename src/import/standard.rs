@@ -275,7 +275,7 @@ pub(super) fn dense(s: &SparseTensorProto) -> Result<(String, Weight)> {
         bytes[p..p + size].copy_from_slice(v);
     }
     let shape: Vec<Dim> = s.dims.iter().map(|&d| Dim::from(d)).collect();
-    Ok((name.clone(), Weight { ty: TensorType { dtype: values.ty.dtype, shape }, bytes: bytes.into() }))
+    Ok((name.clone(), Weight::new(TensorType { dtype: values.ty.dtype, shape }, bytes.into())))
 }
 
 /// A tensor message as a constant.
@@ -335,7 +335,7 @@ fn known(cx: &Context<'_>, v: &Val) -> Option<Data> {
         Val::Node(id) => match &cx.graph.node(*id).op {
             Op::Const { value } => value.clone(),
             Op::Weight { name, .. } => {
-                let w = cx.weight(name).filter(|w| w.bytes.len() <= MAX_FOLD)?;
+                let w = cx.weight(name).filter(|w| w.random.is_none() && w.bytes.len() <= MAX_FOLD)?;
                 let shape = w.ty.shape.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect::<Option<_>>()?;
                 Literal { dtype: w.ty.dtype, shape, data: w.bytes.to_vec() }
             }
@@ -350,5 +350,5 @@ fn constant(cx: &mut Context<'_>, name: &str, d: Data) -> Result<Val> {
     let Data::Tensor(t) = d else { return Err(OpError::from("a constant that is no tensor of numbers")) };
     let shape: Vec<Dim> = t.shape.iter().map(|&d| Dim::from(d as i64)).collect();
     let ty = TensorType { dtype: t.dtype, shape };
-    Ok(cx.define_constant(name, Weight { ty, bytes: t.bytes().to_vec().into() }))
+    Ok(cx.define_constant(name, Weight::new(ty, t.bytes().to_vec().into())))
 }

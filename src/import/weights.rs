@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 use sinter_runtime::map::MappedFile;
+use sinter_runtime::plan::WeightData;
+use sinter_runtime::random::RandomWeight;
 
 use super::error::ImportError;
 use super::proto::{TensorProto, tensor_proto};
@@ -15,19 +17,50 @@ use crate::ir::{DType, Dim, TensorType};
 pub struct Weight {
     /// Element type and constant shape.
     pub ty: TensorType,
-    /// The elements.
+    /// The elements; empty where they are made up.
     pub bytes: Bytes,
+    /// How they are made up, where the model's files lack them.
+    pub random: Option<RandomWeight>,
+}
+
+impl Weight {
+    /// The elements, or how they are made up.
+    pub fn data(&self) -> WeightData<'_> {
+        self.random.as_ref().map_or(WeightData::Bytes(&self.bytes), WeightData::Random)
+    }
+}
+
+impl Weight {
+    /// A weight with its data.
+    pub(super) fn new(ty: TensorType, bytes: Bytes) -> Weight {
+        Weight { ty, bytes, random: None }
+    }
 }
 
 /// All weights of a model by name.
 #[derive(Clone, Debug, Default)]
 pub struct Weights(pub BTreeMap<String, Weight>);
 
+impl Weights {
+    /// The weights whose data is made up, by name.
+    pub fn random(&self) -> impl Iterator<Item = &RandomWeight> {
+        self.0.values().filter_map(|w| w.random.as_ref())
+    }
+}
+
+/// Data that is made up is made at once for tensors of at most so many bytes, which may be read as constants.
+const SMALL: usize = 64;
+
 /// Finds tensor data: inline, or in files beside the model.
 pub(super) struct Store {
     dir: PathBuf,
+    /// Seed of the data that is made up where there is none.
+    seed: Option<u64>,
     files: BTreeMap<PathBuf, Bytes>,
 }
+
+/// What helps where data is absent.
+const HINT: &str = "; `optimize` and `run` make it up with --random-weights SEED";
 
 /// Maps a file; the bytes keep the map alive.
 pub(super) fn map_file(path: &Path) -> std::io::Result<Bytes> {
@@ -77,7 +110,12 @@ pub(super) fn dtype_name(code: i32) -> String {
 
 impl Store {
     pub(super) fn new(model: &Path) -> Store {
-        Store { dir: model.parent().unwrap_or(Path::new("")).to_path_buf(), files: BTreeMap::new() }
+        Store { dir: model.parent().unwrap_or(Path::new("")).to_path_buf(), seed: None, files: BTreeMap::new() }
+    }
+
+    /// Makes up the data that is absent.
+    pub(super) fn random(self, seed: Option<u64>) -> Store {
+        Store { seed, ..self }
     }
 
     /// The type and data of a tensor, checked against each other.
@@ -96,13 +134,32 @@ impl Store {
             None => elements.checked_mul(dtype.size()),
         };
         let want = want.ok_or_else(|| fail("its shape overflows".into()))?;
-        let bytes = if t.data_location() == tensor_proto::DataLocation::External {
+        let found = if t.data_location() == tensor_proto::DataLocation::External {
             self.external(t, want).map_err(fail)?
         } else if let Some(raw) = &t.raw_data {
-            raw.clone()
+            Some(raw.clone())
         } else {
-            typed_fields(t, dtype)
+            Some(typed_fields(t, dtype))
         };
+        let absent = match &found {
+            None => true,
+            Some(b) => b.is_empty() && want > 0,
+        };
+        if let (true, Some(seed)) = (absent, self.seed) {
+            let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let random = RandomWeight::new(seed, t.name(), dtype, &shape).map_err(fail)?;
+            let ty = TensorType { dtype, shape: t.dims.iter().map(|&d| Dim::from(d)).collect() };
+            if want > SMALL && bits.is_none() {
+                return Ok(Weight { ty, bytes: Bytes::new(), random: Some(random) });
+            }
+            let mut bytes = vec![0; elements * dtype.size()];
+            random.fill(0, &mut bytes);
+            return Ok(Weight { ty, bytes: bytes.into(), random: None });
+        }
+        let Some(bytes) = found else { return Err(fail("its data is absent".into())) };
+        if absent {
+            return Err(fail(format!("shape {:?} of {dtype} needs {want} bytes, but there are none{HINT}", t.dims)));
+        }
         if bytes.len() != want {
             return Err(fail(format!(
                 "shape {:?} of {dtype} needs {want} bytes, but {} are given",
@@ -115,10 +172,11 @@ impl Store {
             None => bytes,
         };
         let shape = t.dims.iter().map(|&d| Dim::from(d)).collect();
-        Ok(Weight { ty: TensorType { dtype, shape }, bytes })
+        Ok(Weight { ty: TensorType { dtype, shape }, bytes, random: None })
     }
 
-    fn external(&mut self, t: &TensorProto, want: usize) -> Result<Bytes, String> {
+    /// The data in a file beside the model; `None` where there is no such file and data is made up instead.
+    fn external(&mut self, t: &TensorProto, want: usize) -> Result<Option<Bytes>, String> {
         let get = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
         let number = |key: &str| match get(key) {
             None => Ok(None),
@@ -133,7 +191,16 @@ impl Store {
         let path = self.dir.join(relative);
         if !self.files.contains_key(&path) {
             // Symbolic links could point outside of the folder as well.
-            let real = path.canonicalize().map_err(|e| format!("external data file {}: {e}", path.display()))?;
+            let real = match path.canonicalize() {
+                Ok(real) => real,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    if self.seed.is_some() {
+                        return Ok(None);
+                    }
+                    return Err(format!("external data file {}: {e}{HINT}", path.display()));
+                }
+                Err(e) => return Err(format!("external data file {}: {e}", path.display())),
+            };
             let dir = if self.dir.as_os_str().is_empty() { Path::new(".") } else { &self.dir };
             if !dir.canonicalize().is_ok_and(|d| real.starts_with(d)) {
                 return Err(format!("external data file {} leads out of the model's folder; refused", path.display()));
@@ -145,7 +212,7 @@ impl Store {
         let offset = number("offset")?.unwrap_or(0);
         let length = number("length")?.unwrap_or(want);
         match offset.checked_add(length) {
-            Some(end) if end <= all.len() => Ok(all.slice(offset..end)),
+            Some(end) if end <= all.len() => Ok(Some(all.slice(offset..end))),
             _ => Err(format!(
                 "external data file {} has {} bytes; {length} from {offset} reach past its end",
                 path.display(),

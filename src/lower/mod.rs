@@ -72,6 +72,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
         stages,
         certificate,
         reference: Some(Box::new(reference)),
+        random: vec![],
         files: vec![],
     };
     plan::verify(&plan).map_err(|e| LowerError::Invalid(e.to_string()))?;
@@ -390,7 +391,7 @@ pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Res
             key: key.clone(),
             dtype: w.ty.dtype,
             shape: constant(&v.ty),
-            source: &w.bytes,
+            source: w.data(),
             source_shape: constant(&w.ty),
             range: *range,
             cut: part.map(|p| (p.dim, p.of(column, plan.mapping.size(p.axis)), p.parts)),

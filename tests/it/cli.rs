@@ -119,6 +119,7 @@ fn reports_keep_their_keys() {
             "model.nodes",
             "model.weights",
             "model.weight_bytes",
+            "model.random_weights",
             "model.opset",
             "mapping.tp",
             "mapping.pp",

@@ -27,8 +27,12 @@ mod explain;
 mod fixtures;
 /// Random bytes and text never cause a panic.
 mod fuzz;
+/// Weights that are larger than what may be held in memory.
+mod large;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
+/// Models whose weight data is absent.
+mod random_weights;
 /// The evaluator in f64 against the kernels, ONNX Runtime and closed forms.
 mod reference;
 /// Cases of rules that are wrong, and the commands for rule folders.

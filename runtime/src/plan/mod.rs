@@ -13,7 +13,7 @@ pub use certify::{CertificateError, certify, is_collective, tensor_group, transf
 pub use read::{PlanError, PlanWeights, ReferenceWeights, load};
 pub(crate) use verify::structure;
 pub use verify::{VerifyError, verify};
-pub use write::{PlanWriter, WeightEntry, WriteError};
+pub use write::{PlanWriter, WeightData, WeightEntry, WriteError};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::attr::MeshAxis;
 use crate::dim::{Bindings, Dim, Shape};
 use crate::dtype::{DType, TensorType};
 use crate::op::Op;
+use crate::random::RandomWeight;
 
 /// The version of the plan format that this crate reads and writes.
 pub const VERSION: u32 = 1;
@@ -58,6 +59,9 @@ pub struct Plan {
     /// Its weights are put together from the rank files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Box<Stage>>,
+    /// Weights of the model whose data is made up, sorted by name. The weight files lack them: ranks make their parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub random: Vec<RandomWeight>,
     /// The other files of the folder with their digests, sorted by name.
     #[serde(default)]
     pub files: Vec<FileDecl>,
@@ -345,6 +349,11 @@ impl Plan {
             }
         }
         out
+    }
+
+    /// A weight of the model whose data is made up.
+    pub fn random_weight(&self, name: &str) -> Option<&RandomWeight> {
+        self.random.binary_search_by(|w| w.name.as_str().cmp(name)).ok().map(|i| &self.random[i])
     }
 
     /// The file that holds the weights of a rank.

@@ -5,17 +5,22 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::verify::{VerifyError, verify};
-use super::{DIGEST_FILE, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value};
+use super::{DIGEST_FILE, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData, WeightEntry};
 use crate::dtype::DType;
 use crate::executor::{RunError, WeightSource};
-use crate::map::MappedFile;
-use crate::tensor::for_each_piece;
+use crate::map::{MappedFile, release};
+use crate::random::RandomWeight;
+use crate::tensor::{Tensor, for_each_piece};
+
+/// Files are hashed, and released from memory, in pieces of so many bytes.
+const PIECE: usize = 1 << 20;
 
 /// Why a plan cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,41 @@ pub enum PlanError {
 /// The weight files of all ranks, mapped into memory.
 pub struct PlanWeights {
     ranks: Vec<Option<RankFile>>,
+    /// Parts that no file has, by rank and key: they are made up when they are first read.
+    random: BTreeMap<(usize, String), RandomPart>,
+}
+
+/// A rank's part of a weight whose data is made up.
+struct RandomPart {
+    weight: RandomWeight,
+    shape: Vec<usize>,
+    range: Option<super::Range>,
+    cut: Option<(usize, usize, usize)>,
+    made: OnceLock<Tensor>,
+}
+
+impl RandomPart {
+    fn entry(&self, key: &str) -> WeightEntry<'_> {
+        WeightEntry {
+            key: key.to_owned(),
+            dtype: self.weight.dtype,
+            shape: self.shape.clone(),
+            source: WeightData::Random(&self.weight),
+            source_shape: self.weight.shape.clone(),
+            range: self.range,
+            cut: self.cut,
+        }
+    }
+
+    fn get(&self, rank: usize, key: &str) -> Result<&[u8], RunError> {
+        if self.made.get().is_none() {
+            let made = self.entry(key).tensor();
+            let made = made.map_err(|e| RunError::Weight { rank, key: key.to_owned(), why: e.to_string() })?;
+            // Another thread may have been faster, with the same numbers.
+            drop(self.made.set(made));
+        }
+        Ok(self.made.get().map_or(&[], Tensor::bytes))
+    }
 }
 
 struct RankFile {
@@ -105,10 +145,10 @@ pub fn load(dir: &Path) -> Result<(Plan, PlanWeights), PlanError> {
         let file = maps.remove(&name).map(|m| RankFile::parse(m, &dir.join(&name))).transpose()?;
         ranks.push(file);
     }
-    let weights = PlanWeights { ranks };
+    let mut weights = PlanWeights { ranks, random: BTreeMap::new() };
     for rank in 0..plan.mapping.world() {
         let stage = &plan.stages[rank / plan.mapping.tp];
-        stage.values.iter().try_for_each(|v| weights.check_value(rank, v, dir))?;
+        stage.values.iter().try_for_each(|v| weights.check_value(&plan, rank, v, dir))?;
     }
     if let Some(reference) = &plan.reference {
         for v in &reference.values {
@@ -135,7 +175,13 @@ fn check_file(dir: &Path, decl: &super::FileDecl) -> Result<MappedFile, PlanErro
     if map.len() as u64 != decl.bytes {
         return changed(format!("{} bytes instead of {}", map.len(), decl.bytes));
     }
-    if blake3::hash(&map).to_hex().as_str() != decl.blake3 {
+    let mut hasher = blake3::Hasher::new();
+    for piece in map.chunks(PIECE) {
+        hasher.update(piece);
+        // The file may be larger than memory; what is hashed need not stay.
+        release(piece);
+    }
+    if hasher.finalize().to_hex().as_str() != decl.blake3 {
         return changed("its digest is not that in the plan".to_owned());
     }
     Ok(map)
@@ -185,11 +231,29 @@ fn extents(value: &Value) -> Option<Vec<usize>> {
 }
 
 impl PlanWeights {
-    fn check_value(&self, rank: usize, value: &Value, dir: &Path) -> Result<(), PlanError> {
-        let Source::Weight { key, .. } = &value.source else { return Ok(()) };
+    /// Makes up all data that no file has, so that a run need not.
+    pub fn prepare(&self) -> Result<(), RunError> {
+        self.random.par_iter().try_for_each(|((rank, key), part)| part.get(*rank, key).map(|_| ()))
+    }
+
+    fn check_value(&mut self, plan: &Plan, rank: usize, value: &Value, dir: &Path) -> Result<(), PlanError> {
+        let Source::Weight { key, weight, range, part } = &value.source else { return Ok(()) };
         let path = dir.join(Plan::weight_file(rank));
         let format = |why: String| Err(PlanError::Format { path: path.clone(), why });
-        match self.ranks[rank].as_ref().and_then(|f| f.tensors.get(key)) {
+        if let (None, Some(random), Some(shape)) = (self.entry(rank, key), plan.random_weight(weight), extents(value)) {
+            let column = |p: &Part| (p.dim, p.of(rank % plan.mapping.tp, plan.mapping.size(p.axis)), p.parts);
+            let cut = part.as_ref().map(column);
+            let part = RandomPart { weight: random.clone(), shape, range: *range, cut, made: OnceLock::new() };
+            return match part.entry(key).check() {
+                Ok(()) if value.ty.dtype == random.dtype => {
+                    self.random.insert((rank, key.clone()), part);
+                    Ok(())
+                }
+                Ok(()) => format(format!("the weight `{key}` is {}, the plan says {}", random.dtype, value.ty)),
+                Err(e) => format(e.to_string()),
+            };
+        }
+        match self.entry(rank, key) {
             None => format(format!("the weight `{key}` is missing")),
             Some(e) if e.dtype != safetensors_dtype(value.ty.dtype) || extents(value).as_ref() != Some(&e.shape) => {
                 format(format!("the weight `{key}` is {:?}{:?}, the plan says {}", e.dtype, e.shape, value.ty))
@@ -198,7 +262,14 @@ impl PlanWeights {
         }
     }
 
+    fn entry(&self, rank: usize, key: &str) -> Option<&Entry> {
+        self.ranks.get(rank)?.as_ref()?.tensors.get(key)
+    }
+
     fn get(&self, rank: usize, key: &str) -> Result<&[u8], RunError> {
+        if let Some(part) = self.random.get(&(rank, key.to_owned())) {
+            return part.get(rank, key);
+        }
         let missing =
             || RunError::Weight { rank, key: key.to_owned(), why: "not in the rank's weight file".to_owned() };
         let file = self.ranks.get(rank).and_then(Option::as_ref).ok_or_else(missing)?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan, Range};
 use crate::dtype::DType;
 use crate::map;
+use crate::random::RandomWeight;
 use crate::tensor::{Tensor, byte_len, for_each_run};
 
 /// Why a plan could not be written. Nothing of it is left behind.
@@ -41,7 +42,16 @@ pub enum WriteError {
 }
 
 /// Weight data is written, and released from memory, in pieces of so many bytes.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 1 << 20;
+
+/// The elements of a whole weight.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightData<'a> {
+    /// In row-major order, little-endian.
+    Bytes(&'a [u8]),
+    /// Made up.
+    Random(&'a RandomWeight),
+}
 
 /// A weight, or a part of one, for one rank's file.
 pub struct WeightEntry<'a> {
@@ -51,8 +61,8 @@ pub struct WeightEntry<'a> {
     pub dtype: DType,
     /// Shape of the part.
     pub shape: Vec<usize>,
-    /// The whole weight's elements in row-major order.
-    pub source: &'a [u8],
+    /// The whole weight's elements.
+    pub source: WeightData<'a>,
     /// The whole weight's shape.
     pub source_shape: Vec<usize>,
     /// What is taken of it first; `None`: all.
@@ -62,10 +72,19 @@ pub struct WeightEntry<'a> {
 }
 
 impl WeightEntry<'_> {
-    fn check(&self) -> Result<(), WriteError> {
+    /// Whether data, shapes and cut fit together.
+    pub fn check(&self) -> Result<(), WriteError> {
         let error = |why: String| Err(WriteError::Weight { key: self.key.clone(), why });
-        if byte_len(self.dtype, &self.source_shape) != Some(self.source.len()) {
-            return error(format!("{} bytes for {}{:?}", self.source.len(), self.dtype, self.source_shape));
+        let whole = byte_len(self.dtype, &self.source_shape);
+        match self.source {
+            WeightData::Bytes(b) if whole != Some(b.len()) => {
+                return error(format!("{} bytes for {}{:?}", b.len(), self.dtype, self.source_shape));
+            }
+            WeightData::Random(r) if r.dtype != self.dtype || r.shape != self.source_shape => {
+                return error(format!("{}{:?} for {}{:?}", r.dtype, r.shape, self.dtype, self.source_shape));
+            }
+            WeightData::Random(r) => r.check().or_else(error)?,
+            WeightData::Bytes(_) => {}
         }
         let mut shape = self.source_shape.clone();
         if let Some(r) = self.range {
@@ -94,6 +113,10 @@ impl WeightEntry<'_> {
     /// Writes the part; it is never held in memory as a whole.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         self.check().map_err(io::Error::other)?;
+        let source = match self.source {
+            WeightData::Bytes(all) => all,
+            WeightData::Random(w) => return self.write_random(w, out),
+        };
         let mut result = Ok(());
         let mut done = None;
         for_each_run(self.dtype, &self.source_shape, &self.window(), |r| {
@@ -102,17 +125,32 @@ impl WeightEntry<'_> {
             for at in r.clone().step_by(PIECE) {
                 let end = r.end.min(at + PIECE);
                 if result.is_ok() {
-                    result = out.write_all(&self.source[at..end]);
+                    result = out.write_all(&source[at..end]);
                 }
                 // What has been written need not stay in memory.
                 if end - released >= PIECE {
-                    map::release(&self.source[released..end]);
+                    map::release(&source[released..end]);
                     released = end;
                 }
             }
             done = Some(released);
         });
-        map::release(&self.source[done.unwrap_or(0)..]);
+        map::release(&source[done.unwrap_or(0)..]);
+        result
+    }
+
+    fn write_random(&self, w: &RandomWeight, out: &mut dyn Write) -> io::Result<()> {
+        let mut piece = vec![0; PIECE.min(self.bytes())];
+        let mut result = Ok(());
+        for_each_run(self.dtype, &self.source_shape, &self.window(), |r| {
+            for at in r.clone().step_by(PIECE) {
+                let piece = &mut piece[..PIECE.min(r.end - at)];
+                if result.is_ok() {
+                    w.fill(at / self.dtype.size(), piece);
+                    result = out.write_all(piece);
+                }
+            }
+        });
         result
     }
 
@@ -123,9 +161,12 @@ impl WeightEntry<'_> {
         let mut out = Tensor::zeros(self.dtype, &self.shape).map_err(error)?;
         let mut at = 0;
         for_each_run(self.dtype, &self.source_shape, &self.window(), |r| {
-            let n = r.len();
-            out.bytes_mut()[at..at + n].copy_from_slice(&self.source[r]);
-            at += n;
+            let to = &mut out.bytes_mut()[at..at + r.len()];
+            at += r.len();
+            match self.source {
+                WeightData::Bytes(all) => to.copy_from_slice(&all[r]),
+                WeightData::Random(w) => w.fill(r.start / self.dtype.size(), to),
+            }
         });
         Ok(out)
     }

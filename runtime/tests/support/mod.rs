@@ -78,6 +78,7 @@ pub(crate) fn plan(tp: usize, inputs: Vec<InputDecl>, outputs: Vec<OutputDecl>, 
         stages,
         certificate,
         reference: None,
+        random: vec![],
         files: vec![],
     }
 }
@@ -147,7 +148,7 @@ pub(crate) fn mlp_entries<'a>(w1: &'a Tensor, w2: &'a Tensor, rank: usize) -> Ve
         key: key.to_owned(),
         dtype: DType::F32,
         shape: shape.to_vec(),
-        source: t.bytes(),
+        source: WeightData::Bytes(t.bytes()),
         source_shape: t.shape.clone(),
         range: None,
         cut: Some((dim, rank, 2)),

@@ -316,7 +316,7 @@ fn key_mask(cx: &mut Context<'_>, n: &NodeProto, mask: &mut Mask, m: NodeId, [q,
                 [(b, &batch), (t, &keys), (&shape[shape.len() - 2], if shape.len() == 3 { &queries } else { b })];
             let open = pairs.into_iter().find(|(x, y)| x != y && (x.as_const().is_none() || y.as_const().is_none()));
             let message = format!("a mask {} for {batch} rows of {queries} queries and {keys} keys", cx.ty(m));
-            return Err(OpError { message, conflict: open.map(|(x, y)| (x.clone(), y.clone())) });
+            return Err(OpError { conflict: open.map(|(x, y)| (x.clone(), y.clone())), ..OpError::from(message) });
         }
         _ => {
             return Err(OpError::from(format!(

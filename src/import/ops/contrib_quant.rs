@@ -24,7 +24,7 @@ pub(super) fn view(cx: &mut Context<'_>, n: &NodeProto, i: usize, shape: Shape) 
         Some(w) if w.ty.elements() == (TensorType { dtype: w.ty.dtype, shape: shape.clone() }).elements() => {
             let ty = TensorType { dtype: w.ty.dtype, shape };
             let name = n.input.get(i).map_or("", String::as_str).to_owned();
-            return Ok(cx.made_weight(&name, Weight { ty, bytes: w.bytes }));
+            return Ok(cx.made_weight(&name, Weight::new(ty, w.bytes)));
         }
         _ => cx.operand(n, i)?,
     };
@@ -63,7 +63,7 @@ pub(super) fn zero_points(
     }
     let ty = TensorType { dtype: DType::U8, shape: shape.clone() };
     let name = n.input.get(i).map_or("", String::as_str).to_owned();
-    Ok(Some(cx.made_weight(&name, Weight { ty, bytes: out.into() })))
+    Ok(Some(cx.made_weight(&name, Weight::new(ty, out.into()))))
 }
 
 /// x times a weight of few bits, held row by row of the result: `MatMulNBits`.

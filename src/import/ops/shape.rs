@@ -322,5 +322,5 @@ fn constant(cx: &mut Context<'_>, n: &NodeProto) -> Result<Val> {
     }
     let shape: Vec<Dim> = value.shape.iter().map(|&d| Dim::from(d as i64)).collect();
     let ty = crate::ir::TensorType { dtype: value.dtype, shape };
-    Ok(cx.define_constant(name, super::super::weights::Weight { ty, bytes: value.data.into() }))
+    Ok(cx.define_constant(name, super::super::weights::Weight::new(ty, value.data.into())))
 }
