@@ -178,29 +178,6 @@ fn models() {
             ];
             saved(d, &broken::model(nodes, vec![]))
         }),
-        ("causal-attention-of-unequal-lengths", |d| {
-            let axes = TensorProto {
-                name: Some("axes".to_owned()),
-                dims: vec![2],
-                data_type: Some(tensor_proto::DataType::Int64 as i32),
-                raw_data: Some([0i64, 1].map(i64::to_le_bytes).concat().into()),
-                ..TensorProto::default()
-            };
-            let causal = AttributeProto {
-                name: Some("is_causal".to_owned()),
-                i: Some(1),
-                r#type: Some(attribute_proto::AttributeType::Int as i32),
-                ..AttributeProto::default()
-            };
-            let attention =
-                NodeProto { attribute: vec![causal], ..node("attention", "Attention", &["q", "k", "k"], &["y"]) };
-            let nodes = vec![
-                node("q", "Unsqueeze", &["x", "axes"], &["q"]),
-                node("k", "Unsqueeze", &["w", "axes"], &["k"]),
-                attention,
-            ];
-            saved(d, &broken::model(nodes, vec![axes, weight("w")]))
-        }),
         ("cycle-of-one", |d| saved(d, &broken::model(vec![node("a", "Add", &["x", "y"], &["y"])], vec![]))),
         ("duplicate-value", |d| {
             saved(d, &broken::model(vec![node("a", "Neg", &["x"], &["y"]), node("b", "Exp", &["x"], &["y"])], vec![]))

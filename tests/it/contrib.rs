@@ -32,7 +32,12 @@ const CUT: &[&str] = &[
     "mha-packed-keys",
     "mha-score-bias",
     "mha-wide-values",
+    "moe-relu",
+    "moe-silu-without-bias",
+    "moe-swiglu",
     "nbits-two-layers",
+    "qmoe-4-blocks-swiglu",
+    "qmoe-4-blocks-zeros",
 ];
 
 fn cases() -> Vec<PathBuf> {
