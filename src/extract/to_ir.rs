@@ -141,7 +141,7 @@ pub fn to_ir(
                             names.push(o.clone());
                         }
                     }
-                    if !needed.contains(&class) {
+                    if !needed.contains(&class) && !eg[k].data.weight {
                         let steps = eg[k].nodes.iter().filter_map(|n| provenance.get(n));
                         todo.extend(steps.filter(|p| p.rule.phase.name() == "raise").flat_map(|p| p.covers.iter()));
                     }
