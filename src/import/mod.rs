@@ -369,6 +369,7 @@ fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
 /// The declared type of an output must not contradict the inferred one.
 fn check_declared(v: &ValueInfoProto, inferred: &TensorType) -> Result<(), ImportError> {
     use proto::tensor_shape_proto::dimension::Value as D;
+    // Strings have no extents before they exist.
     let Some(t) = tensor_type(v).filter(|_| inferred.dtype != DType::Opaque) else { return Ok(()) };
     let declared: Option<DType> = weights::dtype(t.elem_type());
     let wrong = declared.is_some_and(|d| d != inferred.dtype)

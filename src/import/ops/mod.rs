@@ -90,12 +90,12 @@ pub(super) fn since(op: &str) -> Option<i64> {
         | "HardSigmoid" | "Hardmax" | "Identity" | "LRN" | "LeakyRelu" | "Log" | "LogSoftmax" | "LpNormalization"
         | "MatMul" | "Max" | "Mean" | "Min" | "Neg" | "Not" | "Reciprocal" | "ReduceL1" | "ReduceL2"
         | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin" | "ReduceProd"
-        | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Selu" | "Shape" | "Sigmoid" | "Size" | "Slice" | "Softmax"
+        | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Shape" | "Sigmoid" | "Size" | "Slice" | "Softmax"
         | "Softplus" | "Softsign" | "Sqrt" | "Squeeze" | "Sum" | "Tanh" | "TopK" | "Transpose" | "Unsqueeze" => 1,
         "Split" => 2,
         "Concat" => 4,
         "Reshape" => 5,
-        "Cast" | "InstanceNormalization" | "Tile" => 6,
+        "Cast" | "InstanceNormalization" | "Selu" | "Tile" => 6,
         _ => return None,
     })
 }

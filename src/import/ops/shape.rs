@@ -324,3 +324,33 @@ fn constant(cx: &mut Context<'_>, n: &NodeProto) -> Result<Val> {
     let ty = crate::ir::TensorType { dtype: value.dtype, shape };
     Ok(cx.define_constant(name, super::super::weights::Weight::new(ty, value.data.into())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ints(dtype: DType, v: &[i64]) -> SymTensor {
+        SymTensor { dtype, values: v.iter().map(|&v| Dim::from(v)).collect(), scalar: false }
+    }
+
+    #[test]
+    fn constants_follow_integer_arithmetic() {
+        let (a, b) = (ints(DType::I64, &[-7, 7, -7]), ints(DType::I64, &[2, -2, -2]));
+        let of = |op: &str, fmod| elementwise(op, &a, &b, fmod).unwrap().unwrap().ints().unwrap();
+        assert_eq!(of("Div", false), [-3, -3, 3]);
+        assert_eq!(of("Mod", false), [1, -1, -1]);
+        assert_eq!(of("Mod", true), [-1, 1, -1]);
+        assert!(elementwise("Div", &a, &ints(DType::I64, &[0]), false).is_err());
+    }
+
+    #[test]
+    fn casts_of_constants_wrap() {
+        let x = ints(DType::I64, &[300, -1, 1 << 40]);
+        let to = |d| cast(x.clone(), d).and_then(|s| s.ints());
+        assert_eq!(to(DType::I8).unwrap(), [44, -1, 0]);
+        assert_eq!(to(DType::U8).unwrap(), [44, 255, 0]);
+        assert_eq!(to(DType::I32).unwrap(), [300, -1, 0]);
+        assert_eq!(to(DType::Bool).unwrap(), [1, 1, 1]);
+        assert!(to(DType::F8E5M2).is_none() && to(DType::U64).is_none());
+    }
+}
