@@ -11,6 +11,8 @@ mod math;
 mod reduce;
 mod signal;
 mod tensor;
+#[cfg(test)]
+mod testing;
 mod vision;
 
 use std::collections::HashMap;

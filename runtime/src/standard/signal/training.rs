@@ -74,7 +74,9 @@ pub(super) fn optimise(c: &Call, x: &Args<'_>) -> Results {
                         Some("standard") => rate * m,
                         Some("nesterov") => rate * (g + alpha * m),
                         m => {
-                            return Err(StandardError::new(format!("`mode` is {m:?}; there are standard and nesterov")));
+                            return Err(StandardError::new(format!(
+                                "`mode` is {m:?}; there are standard and nesterov"
+                            )));
                         }
                     };
                 }
