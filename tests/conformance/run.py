@@ -21,18 +21,25 @@ import sys
 REFUSED = re.compile(r"not supported|does not import|this version reads opsets|no tensor of numbers")
 
 
+# ONNX leaves open how random numbers are made; the expected values of these cases are an example. They are executed only.
+RANDOM = "test_bernoulli"
+
+
 def run(sinter, case):
     """The outcome of a case, and the message that explains it."""
     data = os.path.join(case, "test_data_set_0")
-    command = [sinter, "run", os.path.join(case, "model.onnx"), "--inputs", data, "--expect", data]
+    command = [sinter, "run", os.path.join(case, "model.onnx"), "--inputs", data]
+    random = os.path.basename(case).startswith(RANDOM)
+    if not random:
+        command += ["--expect", data]
     # The tolerance of ONNX's own runner.
-    command += ["--rtol", "1e-3", "--atol", "1e-7"]
+    command += [] if random else ["--rtol", "1e-3", "--atol", "1e-7"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return "failed", "it ran for more than 120 s"
     if done.returncode == 0:
-        return "passed", ""
+        return ("refused", "executed; random numbers are not compared") if random else ("passed", "")
     text = (done.stderr.strip() or done.stdout.strip()).replace(case, "")
     if done.returncode == 2 and "panic" not in text and REFUSED.search(text):
         return "refused", text

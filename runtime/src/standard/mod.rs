@@ -16,6 +16,8 @@ mod program;
 mod reduce;
 mod signal;
 mod tensor;
+#[cfg(test)]
+mod testing;
 mod vision;
 
 use std::collections::HashMap;

@@ -4,6 +4,8 @@ mod attention;
 mod ml;
 mod random;
 mod recurrent;
+#[cfg(test)]
+mod tests;
 mod text;
 mod training;
 mod transform;

@@ -254,7 +254,8 @@ impl Network {
                                 false => act(0, sum(b, t, 2 * n + j) + peep(2, j) * c[at]),
                             };
                             c[at] = forget * c[at] + input * act(1, sum(b, t, 3 * n + j));
-                            h[at] = act(0, sum(b, t, n + j) + peep(1, j) * c[at]) * act(2, c[at]);
+                            // The sum that the state is made of is cut, the state itself is not, as ONNX Runtime does it.
+                            h[at] = act(0, sum(b, t, n + j) + peep(1, j) * c[at]) * weights.act[2].of(c[at]);
                         }
                     }
                 }

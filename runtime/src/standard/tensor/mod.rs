@@ -10,6 +10,8 @@ mod scatter;
 mod select;
 mod shape;
 mod slice;
+#[cfg(test)]
+mod tests;
 mod unique;
 
 pub(super) use matmul::{Numbers, multiply, parallelism};

@@ -78,15 +78,21 @@ pub(super) fn concat_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
     Ok(vec![carried(first.ty.dtype, shape.into_iter().map(Some))])
 }
 
-/// Start and number of elements of a slice of an extent, by NumPy's rules.
+/// Start and number of elements of a slice of an extent.
 pub(in crate::standard) fn bounds(start: i64, end: i64, step: i64, extent: usize) -> Result<(i64, usize)> {
     if step == 0 {
         return Err(StandardError::new("the step of a slice is 0"));
     }
     let n = extent as i64;
+    if n == 0 {
+        return Ok((0, 0));
+    }
     let wrap = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
-    let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
-    let (start, end) = (wrap(start).clamp(low, high), wrap(end).clamp(low, high));
+    // A start beyond either end is moved to the last element there, unlike NumPy's.
+    let (start, end) = match step > 0 {
+        true => (wrap(start).clamp(0, n), wrap(end).clamp(0, n)),
+        false => (wrap(start).clamp(0, n - 1), wrap(end).clamp(-1, n - 1)),
+    };
     let span = if step > 0 { end - start } else { start - end };
     let stride = step.unsigned_abs();
     Ok((start, if span > 0 { (span as u64).div_ceil(stride) as usize } else { 0 }))

@@ -133,6 +133,9 @@ pub(super) fn roi_align(c: &Call, x: &Args<'_>) -> Results {
         let (bin_h, bin_w) = (rh / ph as f64, rw / pw as f64);
         let grid = |bin: f64| if ratio > 0 { ratio as usize } else { bin.ceil().clamp(0.0, 65536.0) as usize };
         let (gh, gw) = (grid(bin_h), grid(bin_w));
+        if gh * gw > 1 << 24 {
+            return Err(StandardError::new(format!("region {r} has {gh} x {gw} samples in each part")));
+        }
         for p in 0..ph * pw {
             let mut samples = vec![];
             for s in 0..gh * gw {

@@ -70,7 +70,8 @@ fn neighbour(i: i64, n: usize, around: Around, corners: bool) -> Option<usize> {
 fn along(x: f64, n: usize, kind: Kind, around: Around, corners: bool) -> Vec<(Option<usize>, f64)> {
     let (low, high) = ends(n, corners);
     let mut x = if kind == Kind::Nearest { x.round_ties_even() } else { x };
-    if x < low || x > high {
+    // Cubic weights are those of the place itself; only its neighbours are moved inside, as PyTorch does.
+    if kind != Kind::Cubic && (x < low || x > high) {
         match around {
             Around::Zeros => {}
             Around::Border => x = x.clamp(0.0, n as f64 - 1.0),

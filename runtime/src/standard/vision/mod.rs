@@ -5,6 +5,8 @@ mod detect;
 mod grid;
 mod pool;
 mod resize;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use super::{Entry, row};
