@@ -351,7 +351,7 @@ ops! {
     Dequantize = "dequantize", Compute, 2..=3, 1, { bits: i64 };
     /// (scores): the k largest of each row of the last axis in falling order, equal ones by position, and their positions.
     Largest = "largest", Compute, 1..=1, 2, { k: i64 };
-    /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
+    /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names; negative ones count from the end. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
     ExpertMatmul = "expert_matmul", Compute, 3..=5, 1, { bits: i64 = 0 };
     /// (q, k, v[, mask[, sink]]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; sink broadcasts to [batch, heads, queries, 1] and is one more score, of a key without value; `safe` gives zeros for rows with no score above -infinity.
     Attention = "attention", Compute, 3..=5, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: bool = false };

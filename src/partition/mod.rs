@@ -1,8 +1,9 @@
 //! Partition: assigns the raised graph to pipeline stages and inserts `boundary` on what crosses.
 //!
 //! A cut is *narrow* where a single tensor crosses: after each residual sum. A layer runs from one
-//! attention to the next (in graphs without attention, from one narrow cut to the next), and stages are
-//! contiguous runs of layers with the smallest possible cost of the most expensive one. Values that
+//! attention to the next; in hybrids with few attentions, and where there are more stages than attentions, from one narrow cut
+//! behind a matrix product to the next. Stages are contiguous runs of layers with the smallest possible cost of the most
+//! expensive one. Values that
 //! follow from graph inputs and vectors alone belong to no stage: every stage computes what it needs.
 
 use std::collections::BTreeMap;
@@ -89,7 +90,10 @@ pub fn partition(
 ) -> Result<Graph, PartitionError> {
     let facts = facts(graph).map_err(PartitionError::Internal)?;
     let bound: Vec<bool> = facts.iter().map(|f| !f.free && !f.weight && !f.leaf).collect();
-    let layers = layers(graph, &bound, cost);
+    let [coarse, fine] = layers(graph, &bound, cost);
+    let wanted = layers_per_stage.map_or(pp, |given| given.iter().sum());
+    let hybrid = fine.len() > 3 * coarse.len() + 2;
+    let layers = if coarse.len() < wanted || hybrid { fine } else { coarse };
     if let Some(given) = layers_per_stage {
         let fail = |message: String| Err(PartitionError::BadPartition { given: given.to_vec(), message });
         if given.len() != pp {
@@ -132,8 +136,9 @@ struct Layer {
     cost: u64,
 }
 
-/// The layers; what precedes the first counts for it, what follows the last for that.
-fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
+/// The layers, each from an attention on, and each from a matrix product on. What precedes the first counts for it, what
+/// follows the last for that.
+fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> [Vec<Layer>; 2] {
     // The last reader of each bound value tells how many are live after each node.
     let mut last = vec![0usize; graph.len()];
     for (id, n) in graph.nodes().filter(|(id, _)| bound[id.index()]) {
@@ -155,7 +160,7 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
         let operands: Vec<&[TensorType]> = n.inputs.iter().map(|&i| &graph.node(i).types[..]).collect();
         let s = open.get_or_insert((id, false, false, 0));
         s.1 |= matches!(n.op, Op::Attention { .. });
-        s.2 |= matches!(n.op, Op::Matmul { .. });
+        s.2 |= matches!(n.op, Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Attention { .. });
         s.3 += cost.time(&n.op, &operands, &n.types);
         live += usize::from(!mask[id.index()]);
         live -= ends[id.index()];
@@ -164,21 +169,22 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> Vec<Layer> {
         }
     }
     segments.extend(open);
-    let any_attention = segments.iter().any(|s| s.1);
-    let mut layers: Vec<Layer> = vec![];
-    let mut before = 0;
-    for (start, attention, product, cost) in segments {
-        let begins = if any_attention { attention } else { product };
-        if begins {
-            layers.push(Layer { start, cost: cost + std::mem::take(&mut before) });
-        } else {
-            match layers.last_mut() {
-                Some(l) => l.cost += cost,
-                None => before += cost,
+    let from = |begins: &dyn Fn(&(NodeId, bool, bool, u64)) -> bool| {
+        let mut layers: Vec<Layer> = vec![];
+        let mut before = 0;
+        for s in &segments {
+            if begins(s) {
+                layers.push(Layer { start: s.0, cost: s.3 + std::mem::take(&mut before) });
+            } else {
+                match layers.last_mut() {
+                    Some(l) => l.cost += s.3,
+                    None => before += s.3,
+                }
             }
         }
-    }
-    layers
+        layers
+    };
+    [from(&|s| s.1), from(&|s| s.2)]
 }
 
 /// Numbers of layers per stage with the smallest most expensive stage; among those the most even.

@@ -366,9 +366,12 @@ impl Local<'_> {
         fits(&shape, &self.declared[0])?;
         let mut data = Vec::with_capacity(elements(&shape)?);
         for (i, &e) in expert.data.iter().enumerate() {
-            if !(0.0..experts as f64).contains(&e) {
+            // Negative ones count from the end.
+            let at = if e < 0.0 { e + experts as f64 } else { e };
+            if !(0.0..experts as f64).contains(&at) {
                 return Err(Reason::Index { index: e, extent: experts });
             }
+            let e = at;
             let row = if own == 1 { i / slots } else { i } * k;
             for column in 0..n {
                 let start = (e as usize * n + column) * k;
