@@ -38,15 +38,17 @@ pub(super) fn derive(
         _ => None,
     };
     todo.extend(terms.iter().filter_map(|(_, n)| made_by(n)));
-    // Who was first to fill a tensor with a number has no part in what others do with it.
+    // A tensor filled with a number is told as little as the number: who was first to fill it has no part in what
+    // others do with it.
     let filled = |n: &ENode| {
         let constant = |c: &Id| program.eg[*c].data.constant.is_some();
         matches!(*n.op, Op::Expand { .. }) && n.children().iter().all(constant)
     };
     while let Some(p) = todo.pop() {
         if let std::collections::btree_map::Entry::Vacant(e) = needed.entry(p.id) {
-            let taken = Taker { program, sources: &sources, p }.all();
-            todo.extend(taken.iter().filter(|t| !filled(t.node)).filter_map(|t| made_by(t.node)));
+            let mut taken = Taker { program, sources: &sources, p }.all();
+            taken.retain(|t| !filled(t.node));
+            todo.extend(taken.iter().filter_map(|t| made_by(t.node)));
             e.insert((p, taken));
         }
     }
@@ -83,8 +85,7 @@ pub(super) fn derive(
                 Some(Source::Given(id)) => graph.node(id).origin.iter().map(|o| w.recorder.text(o)).collect(),
                 _ => vec![],
             };
-            let by = if filled(t.node) { None } else { made(t.node, &entry_of) };
-            let from = by.map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
+            let from = made(t.node, &entry_of).map_or_else(|| Made::Nodes(nodes(&mut w)), Made::By);
             took.push(w.taken(t, from));
         }
         w.recorder.record.entries.push(Entry { rule, vars, took });

@@ -200,7 +200,7 @@ fn attribute(name: &str, text: &str) -> AttributeProto {
         a.f = Some(f);
         AttributeType::Float
     } else {
-        a.s = Some(text.to_owned().into_bytes().into());
+        a.s = Some(text.to_owned().into_bytes());
         AttributeType::String
     };
     a.r#type = Some(kind as i32);
@@ -284,7 +284,7 @@ impl<'a> Net<'a> {
     /// A constant: every other one is a node.
     fn constant(&mut self, ty: DType, dims: &[usize], values: &[f64]) -> String {
         self.counter += 1;
-        if self.counter % 2 == 0 {
+        if self.counter.is_multiple_of(2) {
             return self.weight(ty, dims, values);
         }
         let out = self.fresh();
