@@ -486,10 +486,10 @@ fn dequantize(bits: i64, x: &[&TensorType]) -> Result<TensorType> {
     if lead != scale_lead || width.div_exact(runs).is_none() {
         return fail(format!("the scales {scale} do not fit {packed} of {bits} bits"));
     }
-    if let Some(zero) = x.get(2) {
-        if zero.shape != scale.shape || !(zero.dtype == DType::U8 || zero.dtype == scale.dtype) {
-            return fail(format!("the zero points {zero} do not fit the scales {scale}"));
-        }
+    if let Some(zero) = x.get(2)
+        && (zero.shape != scale.shape || zero.dtype != DType::U8 && zero.dtype != scale.dtype)
+    {
+        return fail(format!("the zero points {zero} do not fit the scales {scale}"));
     }
     let mut shape = lead.to_vec();
     shape.push(width);

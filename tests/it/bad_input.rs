@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use prost::Message as _;
-use sinter::import::proto::{AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto, tensor_proto};
+use sinter::import::proto::ModelProto;
 
 use crate::broken::{self, node, weight};
 use crate::{cli, fixtures};

@@ -86,8 +86,7 @@ pub(super) fn product_by_expert(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>
         return Err(misfit());
     }
     if bits != 0 {
-        let fits =
-            |v: &View<'_>| matches!(v.shape, &[e, r, runs] if (e, r) == (experts, n) && runs > 0 && k % runs == 0);
+        let fits = |v: &View<'_>| matches!(v.shape, &[e, r, runs] if (e, r) == (experts, n) && runs > 0 && k.is_multiple_of(runs));
         if w.dtype != DType::U8 || !x[3..].iter().all(fits) || x.get(4).is_some_and(|z| z.shape != x[3].shape) {
             return Err(misfit());
         }

@@ -20,7 +20,7 @@ pub(super) fn dequantize(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>) -> Re
         return Err(KernelError::DType(packed.dtype));
     }
     let width = bytes * (8 / bits as usize);
-    if width % runs != 0 {
+    if !width.is_multiple_of(runs) {
         return Err(misfit());
     }
     expect(out, scale.dtype, &[lead, &[width]].concat())?;
