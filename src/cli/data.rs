@@ -29,6 +29,13 @@ pub(super) struct Declared {
     kind: Option<String>,
 }
 
+impl Declared {
+    /// Whether it may be a tensor of numbers, of a rank that only execution shows.
+    fn is_tensor(&self) -> bool {
+        matches!(self.kind.as_deref().and_then(Kind::parse), None | Some(Kind::Unknown | Kind::Tensor(_)))
+    }
+}
+
 impl From<&InputDecl> for Declared {
     fn from(d: &InputDecl) -> Declared {
         Declared { name: d.name.clone(), dtype: d.ty.dtype, kind: d.kind.clone() }
@@ -74,7 +81,7 @@ pub(super) fn read(path: &Path, prefix: &str, declared: &[Declared]) -> Result<V
         for (i, d) in declared.iter().enumerate() {
             let name = &d.name;
             let files = match d.dtype {
-                DType::Opaque => vec![format!("{name}.pb"), format!("{prefix}_{i}.pb")],
+                DType::Opaque if !d.is_tensor() => vec![format!("{name}.pb"), format!("{prefix}_{i}.pb")],
                 _ => vec![format!("{name}.npy"), format!("{prefix}_{i}.npy"), format!("{prefix}_{i}.pb")],
             };
             match files.iter().map(|f| path.join(f)).find(|p| p.is_file()) {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use sinter_runtime::compare::{self, Comparison, Tolerance};
 use sinter_runtime::executor::{self, RunConfig, RunError, RunResult, WeightSource};
 use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
+use sinter_runtime::standard::Data;
 use sinter_runtime::tensor::Tensor;
 
 use super::options::{CheckedRules, RandomOptions};
@@ -224,8 +225,9 @@ fn check(o: &Options, actual: &RunResult, expected: &data::Values) -> Check {
         pairs.push((name, compare::compare(t, e, tol)));
     }
     for (name, d) in &actual.data {
-        let Some(e) = expected.data.get(name) else { continue };
-        pairs.push((name, compare::compare_data(d, e, &|t| tolerance(o, t))));
+        let tensor = || expected.tensors.get(name).cloned().map(Data::from);
+        let Some(e) = expected.data.get(name).cloned().or_else(tensor) else { continue };
+        pairs.push((name, compare::compare_data(d, &e, &|t| tolerance(o, t))));
     }
     for (name, c) in pairs {
         out.max_abs = out.max_abs.max(c.max_abs);

@@ -248,7 +248,7 @@ impl<'a> Context<'a> {
     }
 
     /// Whether an extent depends on data.
-    fn is_late(&self, d: &Dim) -> bool {
+    pub(super) fn is_late(&self, d: &Dim) -> bool {
         let mut symbols = std::collections::BTreeSet::new();
         d.collect_symbols(&mut symbols);
         symbols.iter().any(|s| self.late.contains(s))

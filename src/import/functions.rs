@@ -10,6 +10,11 @@ pub(super) const MAX_DEPTH: usize = 128;
 /// Calls of local functions may grow the graph to this many nodes.
 pub(super) const MAX_NODES: usize = 1 << 21;
 
+/// Says that functions expand to too many nodes.
+pub(super) fn too_large() -> String {
+    format!("the local functions expand to more than {MAX_NODES} nodes, which is not supported")
+}
+
 /// The versions of operator sets by domain; the default domain is empty.
 pub(super) type Opsets = HashMap<String, i64>;
 
@@ -44,6 +49,31 @@ impl<'a> Functions<'a> {
 }
 
 impl<'a> Functions<'a> {
+    /// Number of nodes that nodes stand for; those of bodies and of calls too deep to be inlined aside.
+    pub(super) fn expanded(&self, nodes: &[NodeProto]) -> usize {
+        self.expanded_from(nodes, &mut HashMap::new(), 0)
+    }
+
+    fn expanded_from(&self, nodes: &[NodeProto], known: &mut HashMap<Key<'a>, usize>, depth: usize) -> usize {
+        let mut total = nodes.len();
+        for f in nodes.iter().filter_map(|n| self.called(n)) {
+            let key = (f.domain(), f.name(), f.overload());
+            let n = match known.get(&key) {
+                Some(n) => *n,
+                None if depth >= MAX_DEPTH => 0,
+                None => {
+                    // A call of itself is found when it is inlined.
+                    known.insert(key, 0);
+                    let n = self.expanded_from(&f.node, known, depth + 1);
+                    known.insert(key, n);
+                    n
+                }
+            };
+            total = total.saturating_add(n);
+        }
+        total
+    }
+
     /// The nodes of the functions that nodes call, directly or not.
     pub(super) fn reachable(&self, nodes: &'a [NodeProto]) -> Vec<&'a NodeProto> {
         let mut seen: HashSet<Key<'a>> = HashSet::new();

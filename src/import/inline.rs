@@ -102,7 +102,7 @@ pub(super) fn leave(cx: &mut Context<'_>) {
 pub(super) fn count(cx: &mut Context<'_>, n: usize) -> Result<()> {
     cx.progress.nodes += n;
     if cx.progress.nodes > MAX_NODES {
-        return Err(OpError::fatal(format!("the local functions expand to more than {MAX_NODES} nodes")));
+        return Err(OpError::fatal(functions::too_large()));
     }
     Ok(())
 }

@@ -143,6 +143,9 @@ impl Model {
         if !unknown.is_empty() {
             return Err(ImportError::Unknown { nodes: unknown, total: self.nodes().len() });
         }
+        if functions.expanded(self.nodes()) > functions::MAX_NODES {
+            return Err(ImportError::Structure(functions::too_large()));
+        }
         let order = topological_order(self.nodes())?;
         // Two symbols may turn out to be equal (or one to be an expression of others) only while shapes
         // are inferred; then the import starts over with that knowledge.

@@ -97,7 +97,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Kin
         let index = if o.is_empty() { 0 } else { next };
         next += usize::from(!o.is_empty());
         let id = if n_results == 1 { id } else { cx.add(Op::Get { index: index as i64 }, &[id])? };
-        if let Some(k) = found.get(index).filter(|k| k.dtype() == Some(DType::Opaque)) {
+        if let Some(k) = found.get(index)
+            && cx.graph.node(id).ty().dtype == DType::Opaque
+        {
             cx.kinds.insert(id, k.clone());
         }
         out.push(Val::Node(id));
@@ -114,18 +116,11 @@ fn complete(cx: &mut Context<'_>, name: &str, found: &Kind, declared: Option<&Ki
         (Kind::Sequence(_) | Kind::Optional(_), Some(d)) if found.join(d).is_ok() => richer(found, d),
         _ => found.clone(),
     };
-    let dtype = match &kind {
-        Kind::Unknown => {
-            return Err(OpError::from(format!(
-                "what `{name}` is depends on data, and the model does not declare it; shape inference at export may add it"
-            )));
-        }
-        Kind::Tensor(p) => p.dtype,
-        _ => return Ok((kind, TensorType { dtype: DType::Opaque, shape: vec![] })),
+    // A tensor of a rank that only execution shows is a value of any kind until an operator or a declaration gives it one.
+    let (Kind::Tensor(p), Some(shape)) = (&kind, kind.extents().cloned()) else {
+        return Ok((kind, TensorType { dtype: DType::Opaque, shape: vec![] }));
     };
-    let Some(shape) = kind.extents().cloned() else {
-        return Err(OpError::from(format!("the rank of `{name}` depends on data, and the model does not declare it")));
-    };
+    let dtype = p.dtype;
     let base: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let shape = shape.into_iter().enumerate().map(|(i, d)| d.unwrap_or_else(|| cx.late_symbol(&base, i))).collect();
     Ok((kind, TensorType { dtype, shape }))

@@ -81,6 +81,11 @@ pub(crate) fn run(plan: &Plan, weights: &Weights, inputs: &BTreeMap<String, Tens
     executor::run(&plan, &held, inputs, &RunConfig::default()).unwrap().outputs
 }
 
+/// The weights of every rank of a plan.
+pub(crate) fn held(plan: &Plan, weights: &Weights) -> PlanWeights {
+    written(plan, weights).2
+}
+
 /// The outputs of a plan's unoptimised program, with the weights put together from the rank files.
 pub(crate) fn run_reference(plan: &Plan, weights: &Weights, dir: &Path) -> Vec<(String, Tensor)> {
     let names: Vec<String> = plan.inputs.iter().map(|i| i.name.clone()).collect();

@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_output;
 /// Plans and inputs that `run` must refuse.
 mod bad_plan;
+/// Local functions and bodies of control flow.
+mod bodies;
 /// Builders of small and broken inputs.
 mod broken;
 /// The real binary: exit codes, reports, products.

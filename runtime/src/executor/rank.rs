@@ -368,6 +368,12 @@ impl<'a> Rank<'a> {
         for (o, d) in step.outputs.iter().zip(results) {
             let Some(id) = *o else { continue };
             let v = self.stage.value(id);
+            // Where nothing is known about a result, it may be anything.
+            if v.ty.dtype == DType::Opaque {
+                self.shapes.to_mut()[id.0] = Some(vec![]);
+                self.late.insert(id, d);
+                continue;
+            }
             if d.dtype() != v.ty.dtype {
                 let (name, got) = (&v.name, d.describe());
                 return Err(StepError::Operand(format!("the result `{name}` is {got}, the plan says {}", v.ty)));
@@ -400,13 +406,16 @@ impl<'a> Rank<'a> {
     /// Sends or receives a value that is no tensor of numbers; `None` where the step moves a tensor.
     fn transfer(&mut self, step: &Step, comm: &mut Comm<'_>) -> Result<Option<()>, StepError> {
         let view = View { dtype: DType::Opaque, shape: &[], bytes: &[] };
+        let other = |stage: i64| {
+            usize::try_from(stage).map_err(|_| StepError::Operand(format!("there is no stage {stage}")))
+        };
         match (&step.op, &step.inputs[..], &step.outputs[..]) {
             (Op::Send { stage, tag }, [v], _) if self.is_opaque(*v) => {
                 let data = self.opaque(*v)?.clone();
-                comm.send_parcel(*stage as usize, *tag, &view, Some(data)).map_err(KernelError::Comm)?;
+                comm.send_parcel(other(*stage)?, *tag, &view, Some(data)).map_err(KernelError::Comm)?;
             }
             (Op::Recv { stage, tag, .. }, _, [Some(o)]) if self.is_opaque(*o) => {
-                let data = comm.recv_data(*stage as usize, *tag, &view).map_err(KernelError::Comm)?;
+                let data = comm.recv_data(other(*stage)?, *tag, &view).map_err(KernelError::Comm)?;
                 self.shapes.to_mut()[o.0] = Some(vec![]);
                 self.late.insert(*o, data);
             }

@@ -49,6 +49,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
                         cut[a] = true;
                     }
                 }
+                None if shape.iter().any(|d| cx.is_late(d)) => {
+                    return Err(OpError::from("which axes go depends on data"));
+                }
                 None => shape.iter().zip(&mut cut).for_each(|(d, c)| *c = d.as_const() == Some(1)),
             }
             let kept = shape.iter().zip(&cut).filter(|(_, c)| !**c).map(|(d, _)| d.clone());

@@ -130,7 +130,7 @@ fn stacked(c: &Call, result: usize, parts: &[Data], axis: usize, what: &str) -> 
     let error = |why: &str| StandardError::new(format!("a {what} of no round, {why}, is not supported"));
     let ty = c.results.get(at).ok_or_else(|| error("in a body, with a result that has an axis of rounds"))?;
     if ty.dtype == DType::Opaque {
-        return Err(error("whose result is a tensor of strings"));
+        return Err(error("whose result has a shape that nothing else shows"));
     }
     let extent = |(i, d): (usize, &Dim)| match d.as_const() {
         _ if i == axis => 0,
