@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use super::optimize::progress;
 use super::{Failure, temporary, write_error};
-use crate::emit::{Dialect, File, emit};
+use crate::emit::{File, Form, emit};
 use crate::import::Weights;
 
 /// A file that is written and has not yet its name.
@@ -16,13 +16,13 @@ type Pending = (NamedTempFile, PathBuf);
 
 /// Writes the file of the only rank as `path`, or the files of all ranks into the folder `path`. Gives what is
 /// told of it.
-pub(super) fn write(path: &Path, plan: &Plan, weights: &Weights, dialect: Dialect) -> Result<String, Failure> {
+pub(super) fn write(path: &Path, plan: &Plan, weights: &Weights, form: Form) -> Result<String, Failure> {
     let world = plan.mapping.world();
     if world == 1 {
         if path.is_dir() {
             return Err(format!("{} is a folder: with one rank, --emit onnx writes a file", path.display()).into());
         }
-        let (files, nodes) = rank(path, plan, 0, weights, dialect)?;
+        let (files, nodes) = rank(path, plan, 0, weights, form)?;
         publish(files)?;
         return Ok(format!("wrote {}: {nodes} nodes\n", path.display()));
     }
@@ -31,7 +31,7 @@ pub(super) fn write(path: &Path, plan: &Plan, weights: &Weights, dialect: Dialec
     }
     let fresh = !path.exists();
     // Every rank's file is written before the first one is named, so that an error leaves no half of them.
-    let done = folder(path, plan, weights, dialect);
+    let done = folder(path, plan, weights, form);
     if done.is_err() && fresh {
         // The error is what matters; the folder is empty.
         drop(std::fs::remove_dir(path));
@@ -39,14 +39,14 @@ pub(super) fn write(path: &Path, plan: &Plan, weights: &Weights, dialect: Dialec
     done
 }
 
-fn folder(path: &Path, plan: &Plan, weights: &Weights, dialect: Dialect) -> Result<String, Failure> {
+fn folder(path: &Path, plan: &Plan, weights: &Weights, form: Form) -> Result<String, Failure> {
     std::fs::create_dir_all(path).map_err(|e| write_error("folder", path, &e))?;
     let world = plan.mapping.world();
     let bar = progress(world as u64, "writing rank");
     let mut all = vec![];
     let mut total = 0;
     for r in 0..world {
-        let (files, nodes) = rank(&path.join(format!("rank{r}.onnx")), plan, r, weights, dialect)?;
+        let (files, nodes) = rank(&path.join(format!("rank{r}.onnx")), plan, r, weights, form)?;
         all.extend(files);
         total += nodes;
         bar.inc(1);
@@ -63,13 +63,13 @@ fn rank(
     plan: &Plan,
     rank: usize,
     weights: &Weights,
-    dialect: Dialect,
+    form: Form,
 ) -> Result<(Vec<Pending>, usize), Failure> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| format!("{} does not name a file", path.display()))?;
     let name = name.to_str().ok_or_else(|| format!("{}: the name of an ONNX file must be UTF-8", path.display()))?;
     let data_name = format!("{name}.data");
-    let file = emit(plan, rank, weights, dialect, &data_name)?;
+    let file = emit(plan, rank, weights, form, &data_name)?;
     let error = |e: &std::io::Error| write_error("ONNX file", path, &e.kind());
     let mut out = vec![];
     if !file.data.is_empty() {

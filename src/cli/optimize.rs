@@ -7,7 +7,7 @@ use sinter_runtime::plan::{PlanWriter, WeightData};
 
 use super::options::{CompileOptions, RandomOptions, own_rules};
 use super::{Failure, OutFile, Outcome, deliver, emit, report, say, summary};
-use crate::emit::Dialect;
+use crate::emit::{Dialect, Form};
 use crate::explain;
 use crate::import::{self, Imported};
 use crate::ir::{self, print};
@@ -70,7 +70,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
                 DialectName::Standard => Dialect::Standard,
                 DialectName::Ort => Dialect::Ort,
             };
-            emitted = Some(timings.time("write", || emit::write(path, &compiled.plan, &model.weights, dialect))?);
+            let form = Form { dialect, opset: model.opset };
+            emitted = Some(timings.time("write", || emit::write(path, &compiled.plan, &model.weights, form))?);
         }
         (Some(dir), None) => timings.time("write", || write(dir, &model, &compiled))?,
         (None, _) => {}

@@ -15,10 +15,10 @@ use crate::ir::{DType, Dim, Literal, TensorType};
 pub(super) const DOMAIN: &str = "sinter";
 /// The domain of ONNX Runtime's contributed operators.
 pub(super) const CONTRIB: &str = "com.microsoft";
-/// The opset of the default domain that files use.
-pub const OPSET: i64 = 21;
-/// The version of the file format that belongs to [`OPSET`].
-pub(super) const IR_VERSION: i64 = 10;
+/// The opset of the default domain in files.
+pub(super) const OPSET: i64 = 21;
+/// The opset in files for models that need as much themselves: it has norms and rotary embeddings of its own.
+pub(super) const NATIVE: i64 = 23;
 
 /// A value of the file: its name and its type.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Builder {
     pub(super) functions: Vec<FunctionProto>,
     /// Where the extent behind a symbol is read: value and axis.
     pub(super) symbols: BTreeMap<String, (String, usize)>,
+    /// Opset of the default domain.
+    pub(super) opset: i64,
     /// Set in the body of a function, where constants are nodes.
     is_function: bool,
     /// Values whose elements are finite numbers, whatever the inputs are.
@@ -53,6 +55,16 @@ pub(super) struct Builder {
 }
 
 impl Builder {
+    /// An empty main graph.
+    pub(super) fn new(opset: i64) -> Builder {
+        Builder { opset, ..Builder::default() }
+    }
+
+    /// Whether the opset has norms and rotary embeddings.
+    pub(super) fn is_native(&self) -> bool {
+        self.opset >= NATIVE
+    }
+
     /// Keeps a name from being made up.
     pub(super) fn reserve(&mut self, name: &str) -> bool {
         self.taken.insert(name.to_owned())
@@ -203,7 +215,7 @@ impl Builder {
         results: &[&str],
         body: impl FnOnce(&mut Builder, &[Val]) -> Result<Vec<String>>,
     ) -> Result<Vec<String>> {
-        let mut inner = Builder { is_function: true, hint: "v".to_owned(), ..Builder::default() };
+        let mut inner = Builder { is_function: true, opset: self.opset, hint: "v".to_owned(), ..Builder::default() };
         let mut inside = vec![];
         for (n, v) in operands {
             inner.reserve(n);
@@ -229,7 +241,7 @@ impl Builder {
             input: operands.iter().map(|(n, _)| (*n).to_owned()).collect(),
             output: results.iter().map(|n| (*n).to_owned()).collect(),
             attribute: inner.params.iter().map(|(n, _)| n.clone()).collect(),
-            opset_import: opsets(inner.nodes.iter()),
+            opset_import: opsets(inner.nodes.iter(), inner.opset),
             node: inner.nodes,
             ..FunctionProto::default()
         };
@@ -375,10 +387,10 @@ impl Builder {
 }
 
 /// The operator sets that nodes use.
-pub(super) fn opsets<'a>(nodes: impl Iterator<Item = &'a NodeProto>) -> Vec<OperatorSetIdProto> {
+pub(super) fn opsets<'a>(nodes: impl Iterator<Item = &'a NodeProto>, opset: i64) -> Vec<OperatorSetIdProto> {
     let mut domains: BTreeSet<&str> = BTreeSet::from([""]);
     domains.extend(nodes.map(|n| n.domain()));
-    let version = |d: &str| if d.is_empty() { OPSET } else { 1 };
+    let version = |d: &str| if d.is_empty() { opset } else { 1 };
     domains.into_iter().map(|d| OperatorSetIdProto { domain: Some(d.to_owned()), version: Some(version(d)) }).collect()
 }
 

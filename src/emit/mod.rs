@@ -14,8 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 use sinter_runtime::plan::{Plan, Source, Stage, Value, ValueId, WeightEntry};
 
-pub use self::builder::OPSET;
-use self::builder::{Builder, IR_VERSION, Val, data_type, opsets};
+use self::builder::{Builder, NATIVE, OPSET, Val, data_type, opsets};
 use self::ops::Place;
 use crate::import::Weights;
 use crate::import::proto::{
@@ -95,8 +94,20 @@ impl File<'_> {
     }
 }
 
+/// How files are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Which operators stand for fused ones.
+    pub dialect: Dialect,
+    /// Opset of the default domain in the model that was compiled. What reads the model reads the files, which are of
+    /// opset 21, or 23 for models of opset 23 and newer.
+    pub opset: i64,
+}
+
 /// The file of one rank of a plan. `data` is the name of the data file, beside the model.
-pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, dialect: Dialect, data: &str) -> Result<File<'w>> {
+pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data: &str) -> Result<File<'w>> {
+    let dialect = form.dialect;
+    let opset = if form.opset >= NATIVE && dialect == Dialect::Standard { NATIVE } else { OPSET };
     let (s, column) = (rank / plan.mapping.tp, rank % plan.mapping.tp);
     let place = Place { dialect, index: column, size: plan.mapping.tp };
     let mut r = Rank {
@@ -105,7 +116,7 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, dialect: Dialect
         s,
         place,
         boundaries: boundaries(plan),
-        b: Builder::default(),
+        b: Builder::new(opset),
         names: BTreeMap::new(),
         inputs: vec![],
         outputs: vec![],
@@ -406,8 +417,9 @@ impl<'p> Rank<'p> {
             n.name = n.output.iter().find(|o| !o.is_empty()).cloned();
         }
         let functions = std::mem::take(&mut self.b.functions);
-        let mut opset_import = opsets(self.b.nodes.iter().chain(functions.iter().flat_map(|f| &f.node)));
+        let mut opset_import = opsets(self.b.nodes.iter().chain(functions.iter().flat_map(|f| &f.node)), self.b.opset);
         opset_import.sort_by(|a, b| a.domain.cmp(&b.domain));
+        let native = self.b.is_native();
         let graph = GraphProto {
             name: Some(self.plan.model.clone()),
             node: self.b.nodes,
@@ -418,7 +430,8 @@ impl<'p> Rank<'p> {
             ..GraphProto::default()
         };
         let model = ModelProto {
-            ir_version: Some(IR_VERSION),
+            // The version of the file format that came with the opset.
+            ir_version: Some(if native { 11 } else { 10 }),
             opset_import,
             producer_name: Some("sinter".to_owned()),
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),

@@ -112,6 +112,11 @@ fn wide(dtype: DType) -> DType {
 /// x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in f32; x has the name and type given.
 fn rms_body(b: &mut Builder, x: &str, dtype: DType, w: &Val, eps: f64) -> Result<String> {
     let t = wide(dtype);
+    // The native norm computes in f32.
+    if b.is_native() && w.ty.dtype == dtype && t == DType::F32 {
+        let attributes = vec![int("axis", -1), float("epsilon", eps as f32), int("stash_type", 1)];
+        return Ok(b.op("RMSNormalization", &[x, &w.name], attributes));
+    }
     let x = b.cast(x, dtype, t)?;
     let w = b.cast(&w.name, w.ty.dtype, t)?;
     let (two, axes) = (b.scalar(t, 2.0)?, b.ints(&[-1])?);
@@ -141,6 +146,9 @@ pub(super) fn rms_norm(b: &mut Builder, p: &Place, x: &[Val], eps: f64) -> Resul
         // ONNX Runtime has this operator in the default domain.
         let attributes = vec![int("axis", -1), float("epsilon", eps as f32), int("stash_type", 1)];
         return Ok(b.op("SimplifiedLayerNormalization", &[&x[0].name, &x[1].name], attributes));
+    }
+    if b.is_native() && same && dtype != DType::F64 {
+        return rms_body(b, &x[0].name, dtype, &x[1], eps);
     }
     let doc = "x / sqrt(mean(x^2) + epsilon) * weight over the last axis.";
     function(b, "RmsNorm", doc, &[("x", &x[0]), ("weight", &x[1])], |b, x| rms_body(b, &x[0].name, dtype, &x[1], eps))
@@ -217,8 +225,8 @@ pub(super) fn add_layer_norm(b: &mut Builder, p: &Place, x: &[Val], eps: f64) ->
 
 /// (x, cos, sin): rotates pairs of the last axis.
 pub(super) fn rotary(b: &mut Builder, p: &Place, x: &[Val], interleaved: bool) -> Result<String> {
-    if p.dialect == Dialect::Ort
-        && let Some(y) = contrib_rotary(b, x, interleaved)?
+    if (p.dialect == Dialect::Ort || b.is_native())
+        && let Some(y) = one_rotary(b, x, interleaved)?
     {
         return Ok(y);
     }
@@ -267,8 +275,9 @@ fn interleaved_body(b: &mut Builder, x: &[Val]) -> Result<String> {
     Ok(b.op("Reshape", &[&pairs, &shape], vec![]))
 }
 
-/// The contributed rotary embedding: cos and sin become tables with one row per token, which the tokens read in order.
-fn contrib_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Option<String>> {
+/// The rotary embedding as one operator. In the contributed one, cos and sin are tables with one row per token, which the
+/// tokens read in order; the native one takes them as they are.
+fn one_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Option<String>> {
     let one = Dim::from(1);
     let [batch, _, tokens, width] = &x[0].ty.shape[..] else { return Ok(None) };
     let Some(half) = width.div_exact(&Dim::from(2)) else { return Ok(None) };
@@ -276,11 +285,18 @@ fn contrib_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Optio
         let s = &v.ty.shape;
         s.len() == 4 && s[1] == one && s[2] == *tokens && s[3] == half && (s[0] == *batch || s[0] == one)
     };
-    let fits = x[0].ty.dtype == DType::F32 && x.iter().all(|v| v.ty.dtype == x[0].ty.dtype);
+    let fits = (x[0].ty.dtype == DType::F32 || b.is_native()) && x.iter().all(|v| v.ty.dtype == x[0].ty.dtype);
     if !fits || !per_token(&x[1]) || !per_token(&x[2]) || x[1].ty.shape != x[2].ty.shape || half.as_const().is_none() {
         return Ok(None);
     }
-    let rows = [Dim::from(-1), half.clone()];
+    let shared = x[1].ty.shape[0] == one;
+    if b.is_native() && shared && *batch != one {
+        return Ok(None);
+    }
+    let rows = match b.is_native() {
+        true => vec![Dim::from(0), Dim::from(-1), half.clone()],
+        false => vec![Dim::from(-1), half.clone()],
+    };
     let table = |b: &mut Builder, v: &Val| {
         let name = v.name.clone();
         b.once(format!("table {name}"), "rotary", |b| {
@@ -289,7 +305,10 @@ fn contrib_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Optio
         })
     };
     let (cos, sin) = (table(b, &x[1])?, table(b, &x[2])?);
-    let shared = x[1].ty.shape[0] == one;
+    let attributes = vec![int("interleaved", interleaved.into())];
+    if b.is_native() {
+        return Ok(Some(b.op("RotaryEmbedding", &[&x[0].name, &cos, &sin], attributes)));
+    }
     let positions = if shared && *batch != one {
         // One position means: from here on, in every row of the batch.
         b.ints(&[0])?
@@ -303,7 +322,6 @@ fn contrib_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Optio
             Ok(b.op("Reshape", &[&all, &shape], vec![]))
         })?
     };
-    let attributes = vec![int("interleaved", interleaved.into())];
     Ok(Some(contrib(b, "RotaryEmbedding", &[&x[0].name, &positions, &cos, &sin], attributes)))
 }
 

@@ -5,7 +5,7 @@ For every model folder (model.onnx, input_<i>.npy, output_<i>.npy) both dialects
 folder, and the results are compared with its outputs. Times are compared with the original model under ONNX Runtime's own
 optimiser (ORT_ENABLE_ALL) on the same number of threads: the sessions run in turns, and the medians are divided.
 
-    check_emit.py --sinter target/release/sinter [--table docs/emit.md] [--threads 2] [--limit 1.1] FOLDER...
+    check_emit.py --sinter target/release/sinter [--table docs/emit.md] [--threads 1] [--limit 1.1] FOLDER...
 
 A folder that sinter cannot import is listed and skipped. Exit code 1: a result differs, a file does not load, or (with --limit)
 a model that runs for at least a millisecond is slower than the limit allows.
@@ -141,7 +141,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sinter", required=True)
     parser.add_argument("--table")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each model")
     parser.add_argument("--limit", type=float, help="largest ratio of times that is accepted")
     parser.add_argument("folders", nargs="+", type=Path)
@@ -178,7 +178,7 @@ def write_table(path, rows, skipped, o):
     text = [
         "# ONNX out, in ONNX Runtime",
         "",
-        f"Written by `tests/ort/check_emit.py` with ONNX Runtime {ort.__version__}, {o.threads} threads, CPU. Time is that of the file that",
+        f"Written by `tests/ort/check_emit.py` with ONNX Runtime {ort.__version__}, {o.threads} thread{'s' * (o.threads > 1)}, CPU. Time is that of the file that",
         "sinter writes divided by that of the original model under ORT_ENABLE_ALL: medians of sessions that run in turns. Most of",
         "these models have a hidden size of 64 and run in less than a millisecond; the names with a size are those to look at.",
         "",
