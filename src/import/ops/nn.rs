@@ -4,7 +4,7 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::axis;
-use crate::ir::{Dim, NodeId, Op, Real};
+use crate::ir::{DType, Dim, NodeId, Op, Real};
 
 pub(super) const OPS: &[&str] =
     &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "RotaryEmbedding", "Attention"];
@@ -55,6 +55,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
 
 fn norm_attributes(cx: &Context<'_>, n: &NodeProto, x: NodeId) -> Result<Real> {
     let rank = cx.ty(x).rank();
+    if cx.ty(x).dtype == DType::F64 {
+        return Err(OpError::from("norms of f64 are not supported: they compute in f32"));
+    }
     if axis(attrs::int(n, "axis").unwrap_or(-1), rank)? + 1 != rank {
         return Err(OpError::from("only the norm over the last axis is supported"));
     }
