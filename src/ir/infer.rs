@@ -197,7 +197,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             ty(x[0].dtype, shape.collect())
         }
         Op::Softmax { axis: a, .. } => {
-            narrow_float(op, x[0])?;
+            float(op, x[0])?;
             axis(*a, x[0].rank())?;
             ty(x[0].dtype, x[0].shape.clone())
         }
@@ -217,7 +217,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             Ok(Inferred::Many(vec![x[0].clone(), x[0].clone()]))
         }
         Op::Rotary { .. } => {
-            narrow_float(op, x[0])?;
+            float(op, x[0])?;
             let (last, lead) =
                 x[0].shape.split_last().ok_or_else(|| InferError::from("`rotary` of a scalar".to_owned()))?;
             let half = last.div_exact(&Dim::from(2)).ok_or_else(|| InferError::from(format!("width {last} is odd")))?;
@@ -386,14 +386,6 @@ fn float(op: &Op, t: &TensorType) -> Result<()> {
     }
 }
 
-/// Operators that compute in f32 do not take f64: it would lose its precision.
-fn narrow_float(op: &Op, t: &TensorType) -> Result<()> {
-    match t.dtype {
-        DType::F64 => fail(format!("`{}` of f64 is not supported: it computes in f32", op.name())),
-        _ => float(op, t),
-    }
-}
-
 fn index_type(op: &Op, t: &TensorType) -> Result<()> {
     match t.dtype {
         DType::I64 | DType::I32 => Ok(()),
@@ -409,10 +401,10 @@ fn same_dtype(op: &Op, x: &[&TensorType]) -> Result<()> {
 }
 
 fn norm_operands(op: &Op, x: &TensorType, params: &[&TensorType]) -> Result<()> {
-    narrow_float(op, x)?;
+    float(op, x)?;
     let Some(width) = x.shape.last() else { return fail(format!("`{}` of a scalar", op.name())) };
     for p in params {
-        narrow_float(op, p)?;
+        float(op, p)?;
         if p.rank() != 1 {
             return fail(format!("a parameter of `{}` is {p}, not a vector", op.name()));
         }
@@ -440,7 +432,7 @@ fn matmul(op: &Op, x: &[&TensorType], trans_b: bool) -> Result<TensorType> {
 }
 
 fn attention(op: &Op, x: &[&TensorType]) -> Result<TensorType> {
-    narrow_float(op, x[0])?;
+    float(op, x[0])?;
     same_dtype(op, &x[..3])?;
     let (q, k, v) = (&x[0].shape, &x[1].shape, &x[2].shape);
     if q.len() != 4 || k.len() != 4 || v.len() != 4 {
