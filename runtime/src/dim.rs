@@ -126,6 +126,21 @@ impl Dim {
             *e = e.saturating_add(c);
         }
         map.retain(|_, c| *c != 0);
+        // d * floor(x / d) == x where d divides x.
+        let whole = map.iter().find_map(|(m, &c)| {
+            let at = m.iter().position(|a| match a {
+                Atom::Floor(f) => f.1.as_const().is_some_and(|d| d > 1 && c % d == 0 && f.0.residue(d) == Dim::from(0)),
+                _ => false,
+            })?;
+            Some((m.clone(), at))
+        });
+        if let Some((mut m, at)) = whole {
+            let c = map.remove(&m).unwrap_or(0);
+            if let Atom::Floor(f) = m.remove(at) {
+                let factor = Dim::from_terms([(m, c / f.1.as_const().unwrap_or(1))]);
+                return &Dim::from_terms(map) + &(&factor * &f.0);
+            }
+        }
         match map.len() {
             0 => Dim::from(0),
             1 if map.contains_key(&vec![]) => Dim::from(map[&vec![]]),
@@ -155,12 +170,27 @@ impl Dim {
         };
         match &b[..] {
             [] => None,
-            [one] => Some(Dim::from_terms(a.iter().map(|t| divide(t, one)).collect::<Option<Vec<_>>>()?)),
+            [one] => match a.iter().map(|t| divide(t, one)).collect::<Option<Vec<_>>>() {
+                Some(terms) => Some(Dim::from_terms(terms)),
+                None => self.div_whole(one),
+            },
             _ => {
                 let q = Dim::from_terms([divide(a.last()?, b.last()?)?]);
                 (&q * rhs == *self).then_some(q)
             }
         }
+    }
+
+    /// The quotient by a product, where only all terms together are a multiple of its coefficient.
+    fn div_whole(&self, (atoms, d): &(Vec<Atom>, i64)) -> Option<Dim> {
+        let by_atoms = self.div_exact(&Dim::from_terms([(atoms.clone(), 1)]))?;
+        let terms = by_atoms.terms();
+        let common = terms.iter().fold(d.unsigned_abs(), |g, (_, c)| gcd(g, c.unsigned_abs())) as i64;
+        let divisor = d.checked_div(common).filter(|&n| n > 1)?;
+        let rest = Dim::from_terms(terms.into_iter().map(|(m, c)| (m, c / common)));
+        // A product of a constant alone has been tried by its caller.
+        (rest.as_const().is_none() && rest.residue(divisor) == Dim::from(0))
+            .then(|| Dim::atom(Atom::Floor(Box::new((rest, Dim::from(divisor))))))
     }
 
     /// `floor(self / rhs)`.
@@ -170,6 +200,17 @@ impl Dim {
         }
         match (self.as_const(), rhs.as_const()) {
             (Some(a), Some(b)) if b != 0 => Dim::from(a.div_euclid(b)),
+            (None, Some(b)) if b > 1 => {
+                // Whole multiples come out.
+                let (whole, rest): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(_, c)| c % b == 0);
+                let rest = Dim::from_terms(rest);
+                let whole = Dim::from_terms(whole.into_iter().map(|(m, c)| (m, c / b)));
+                let rest = match rest.as_const() {
+                    Some(n) => Dim::from(n.div_euclid(b)),
+                    None => Dim::atom(Atom::Floor(Box::new((rest, rhs.clone())))),
+                };
+                &whole + &rest
+            }
             _ => Dim::atom(Atom::Floor(Box::new((self.clone(), rhs.clone())))),
         }
     }
@@ -181,15 +222,59 @@ impl Dim {
         }
         match (self.as_const(), rhs.as_const()) {
             (Some(a), Some(b)) if b != 0 => Dim::from(a.rem_euclid(b)),
+            (None, Some(b)) if b > 1 => {
+                let rest = self.residue(b);
+                match rest.as_const() {
+                    Some(n) => Dim::from(n.rem_euclid(b)),
+                    None => Dim::atom(Atom::Mod(Box::new((rest, rhs.clone())))),
+                }
+            }
             _ => Dim::atom(Atom::Mod(Box::new((self.clone(), rhs.clone())))),
         }
+    }
+
+    /// A simpler expression that leaves the same remainder modulo `n`, which is above 1.
+    fn residue(&self, n: i64) -> Dim {
+        let mut sum = Dim::from(0);
+        for (m, c) in self.terms() {
+            // The coefficient of the smallest magnitude.
+            let c = c.rem_euclid(n);
+            let c = if c > n / 2 { c - n } else { c };
+            if c == 0 {
+                continue;
+            }
+            let term = match &m[..] {
+                // What is taken modulo a multiple of n leaves the same remainder as itself.
+                [Atom::Mod(d)] if d.1.as_const().is_some_and(|k| k % n == 0) => &Dim::from(c) * &d.0.residue(n),
+                _ => Dim::from_terms([(m, c)]),
+            };
+            sum = &sum + &term;
+        }
+        match &sum.0 {
+            Repr::Sum(terms) if terms.iter().any(|(_, c)| c.rem_euclid(n) == 0) => sum.residue(n),
+            Repr::Const(c) => Dim::from(c.rem_euclid(n)),
+            Repr::Sum(_) => sum,
+        }
+    }
+
+    /// Whether the value is proven to be zero or more, symbols being extents.
+    fn is_natural(&self) -> bool {
+        let natural = |a: &Atom| match a {
+            Atom::Sym(_) => true,
+            Atom::Mod(d) => d.1.as_const().is_some_and(|n| n > 0),
+            Atom::Floor(d) => d.0.is_natural() && d.1.as_const().is_some_and(|n| n > 0),
+            Atom::Min(d) => d.0.is_natural() && d.1.is_natural(),
+            Atom::Max(d) => d.0.is_natural() || d.1.is_natural(),
+        };
+        self.terms().iter().all(|(m, c)| *c >= 0 && m.iter().all(natural))
     }
 
     /// The smaller of two extents.
     pub fn smaller(&self, rhs: &Dim) -> Dim {
         match (self.as_const(), rhs.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.min(b)),
-            _ if self == rhs => self.clone(),
+            _ if (rhs - self).is_natural() => self.clone(),
+            _ if (self - rhs).is_natural() => rhs.clone(),
             _ => Dim::atom(Atom::Min(Box::new(ordered(self, rhs)))),
         }
     }
@@ -198,7 +283,8 @@ impl Dim {
     pub fn larger(&self, rhs: &Dim) -> Dim {
         match (self.as_const(), rhs.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.max(b)),
-            _ if self == rhs => self.clone(),
+            _ if (rhs - self).is_natural() => rhs.clone(),
+            _ if (self - rhs).is_natural() => self.clone(),
             _ => Dim::atom(Atom::Max(Box::new(ordered(self, rhs)))),
         }
     }
@@ -280,6 +366,10 @@ impl Dim {
         }
         Ok(d)
     }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn ordered(a: &Dim, b: &Dim) -> (Dim, Dim) {
@@ -562,6 +652,35 @@ mod tests {
     fn bad_text_is_refused() {
         for s in ["", "a b", "3x", "(a", "a +", "min(a)", &"(".repeat(500)] {
             assert!(Dim::parse(s).is_err(), "{s}");
+        }
+    }
+
+    #[test]
+    fn padding_to_a_multiple_is_a_multiple() {
+        let d = |t: &str| Dim::parse(t).unwrap();
+        let padded = d("seq + mod(8 - mod(seq, 8), 8)");
+        assert_eq!(padded, d("seq + mod(-seq, 8)"));
+        assert_eq!(padded.modulo(&Dim::from(8)), Dim::from(0));
+        let chunks = padded.floor_div(&Dim::from(8));
+        assert_eq!(&chunks * &Dim::from(16), &padded * &Dim::from(2));
+        let all = &d("8 * batch") * &padded;
+        assert_eq!(all.div_exact(&d("64 * batch")), Some(chunks.clone()));
+        assert_eq!(all.div_exact(&d("128 * batch")), None);
+        assert_eq!(padded.smaller(&d("seq")), d("seq"));
+        assert_eq!(padded.larger(&d("seq")), padded);
+        assert_eq!(d("8 * seq + 3").floor_div(&Dim::from(8)), d("seq"));
+        assert_eq!(d("8 * seq - 3").modulo(&Dim::from(8)), Dim::from(5));
+        assert_eq!(d("a - b").smaller(&d("a")), d("min(a, a - b)").smaller(&d("a")));
+        for seq in [0i64, 1, 7, 8, 9, 31] {
+            let b = Bindings::from([("seq".to_owned(), seq)]);
+            let want = (seq + 7) / 8 * 8;
+            assert_eq!((padded.eval(&b), chunks.eval(&b)), (Ok(want), Ok(want / 8)), "{seq}");
+            for (e, want) in [
+                ("mod(3 * seq - 5, 4)", (3 * seq - 5).rem_euclid(4)),
+                ("floor(12 * seq + 7, 6)", (12 * seq + 7).div_euclid(6)),
+            ] {
+                assert_eq!(d(e).eval(&b), Ok(want), "{e} at {seq}");
+            }
         }
     }
 }

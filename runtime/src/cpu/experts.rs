@@ -96,7 +96,8 @@ pub(super) fn product_by_expert(x: &[View<'_>], bits: i64, out: &mut ViewMut<'_>
     let mut rows: Vec<Vec<usize>> = vec![vec![]; experts];
     for (i, &e) in ints(expert)?.iter().enumerate() {
         // Negative ones count from the end.
-        let at = usize::try_from(if e < 0 { e.saturating_add(experts as i64) } else { e }).ok().filter(|&e| e < experts);
+        let at =
+            usize::try_from(if e < 0 { e.saturating_add(experts as i64) } else { e }).ok().filter(|&e| e < experts);
         rows[at.ok_or(KernelError::Index { index: e, extent: experts })?].push(i);
     }
     let weights = Weights { x, bits };

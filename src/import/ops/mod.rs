@@ -54,15 +54,17 @@ pub(super) fn moves(n: &NodeProto) -> bool {
 
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
-    if !supported(n) {
-        return Err(OpError::from("it is none of sinter's own operators"));
-    }
     if n.domain() == "com.microsoft" && contrib::supported(n.op_type()) {
         return contrib::import(cx, n);
     }
-    // Shape arithmetic on known integers needs no node.
-    if let Some(v) = shape::evaluate(cx, n)? {
+    // Shape arithmetic on known integers needs no node, whatever the operator.
+    if matches!(n.domain(), "" | "ai.onnx")
+        && let Some(v) = shape::evaluate(cx, n)?
+    {
         return Ok(vec![Val::Sym(v)]);
+    }
+    if !supported(n) {
+        return Err(OpError::from("it is none of sinter's own operators"));
     }
     let op = n.op_type();
     if layout::OPS.contains(&op) {
