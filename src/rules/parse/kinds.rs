@@ -43,12 +43,22 @@ enum Gives {
     Attribute,
 }
 
+/// Whether elements may count or address others.
+fn is_index(t: DType) -> bool {
+    matches!(t, DType::I64 | DType::I32)
+}
+
 fn demand(name: &str) -> Demand {
     let any: fn(usize) -> Types = |_| ANY;
     let float: fn(usize) -> Types = |_| only(DType::is_float);
     let number: fn(usize) -> Types = |_| only(|t| t != DType::Bool);
     let bool: fn(usize) -> Types = |_| only(|t| t == DType::Bool);
-    let index: fn(usize) -> Types = |i| if i == 1 { only(|t| matches!(t, DType::I64 | DType::I32)) } else { ANY };
+    let index: fn(usize) -> Types = |i| if i == 1 { only(is_index) } else { ANY };
+    let packed: fn(usize) -> Types = |i| match i {
+        0 => only(|t| t == DType::U8),
+        1 => only(DType::is_float),
+        _ => ANY,
+    };
     let d = |operands, agree, gives| Demand { operands, agree, gives };
     let all = 0..usize::MAX;
     match name {
@@ -64,7 +74,19 @@ fn demand(name: &str) -> Demand {
         "add_rms_norm" | "add_layer_norm" | "ar_residual_rms_norm" | "ar_residual_layer_norm" => {
             d(float, 0..2, Gives::Operand(0))
         }
-        "attention" => d(|i| if i < 3 { only(DType::is_float) } else { ANY }, 0..3, Gives::Operand(0)),
+        "attention" => d(|i| if i == 3 { ANY } else { only(DType::is_float) }, 0..3, Gives::Operand(0)),
+        "dequantize" => d(packed, 0..0, Gives::Operand(1)),
+        "append" => d(|i| if i == 2 { only(is_index) } else { ANY }, 0..2, Gives::Operand(0)),
+        "largest" => d(float, 0..0, Gives::Types(ANY)),
+        "expert_matmul" => d(
+            |i| match i {
+                0 | 3 => only(DType::is_float),
+                2 => only(is_index),
+                _ => ANY,
+            },
+            0..0,
+            Gives::Operand(0),
+        ),
         "where" => d(|i| if i == 0 { only(|t| t == DType::Bool) } else { ANY }, 1..3, Gives::Operand(1)),
         "concat" => d(any, all, Gives::Operand(0)),
         "gather" | "vocab_gather" | "gather_nd" => d(index, 0..0, Gives::Operand(0)),
@@ -433,6 +455,7 @@ mod tests {
             Op::Transpose { .. } => Op::Transpose { perm: vec![1, 0] },
             Op::Slice { .. } => Op::Slice { axis: 0, start: Dim::from(0), end: Dim::from(2), step: 1 },
             Op::Shard { .. } => Op::Shard { dim: 0, axis: MeshAxis::Tp, parts: 1 },
+            Op::Dequantize { .. } => Op::Dequantize { bits: 4 },
             op => op,
         }
     }
@@ -442,6 +465,9 @@ mod tests {
         let of = |dims: &[i64]| dims.iter().map(|&d| Dim::from(d)).collect();
         match (op, operand) {
             (Op::Attention { .. }, _) => of(&[1, 1, 2, 2]),
+            (Op::Append { .. }, 0 | 1) => of(&[2, 1, 2, 2]),
+            (Op::Append { .. }, _) => of(&[2]),
+            (Op::ExpertMatmul { .. }, 0 | 1) => of(&[2, 2, 2]),
             (Op::Rotary { .. }, 1..) => of(&[2, 1]),
             (Op::RmsNorm { .. } | Op::LayerNorm { .. }, 1..) => of(&[2]),
             (Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. }, 2..) => of(&[2]),
@@ -455,7 +481,12 @@ mod tests {
         let bit = |t: DType| only(|u| u == t);
         for op in op::instances().into_iter().map(instance) {
             let info = op.info();
-            let n = if info.max_inputs > 4 { 2 } else { info.max_inputs };
+            let n = match op {
+                Op::Attention { .. } => 4,
+                Op::ExpertMatmul { .. } => 3,
+                _ if info.max_inputs > 4 => 2,
+                _ => info.max_inputs,
+            };
             if n == 0 || matches!(op, Op::Get { .. } | Op::Send { .. } | Op::Kernel { .. } | Op::Standard { .. }) {
                 continue;
             }
