@@ -57,7 +57,7 @@ fn the_other_layout_exchanges_axes() {
     let mut x = operands(4, true);
     let c = network("LSTM", &[], 3);
     let first = compute(&c, &x).unwrap();
-    let swap = |d: &Data, perm: &[i64]| one(&call("Transpose", 13, &[("perm", ints(perm))]), &[d.clone()]);
+    let swap = |d: &Data, perm: &[i64]| one(&call("Transpose", 13, &[("perm", ints(perm))]), std::slice::from_ref(d));
     for i in [0, 5, 6] {
         x[i] = x[i].as_ref().map(|d| swap(d, &[1, 0, 2]));
     }
@@ -97,7 +97,7 @@ fn transforms_agree_with_their_definition() {
             }
             expected.extend([re, im]);
         }
-        let y = one(&call("DFT", 20, &[]), &[x.clone()]);
+        let y = one(&call("DFT", 20, &[]), std::slice::from_ref(&x));
         close(&values(&y), &expected);
         let back = one(&call("DFT", 17, &[("inverse", Value::Int(1))]), &[y]);
         close(&values(&back), &v);
@@ -215,7 +215,7 @@ fn a_tree_that_goes_round_is_refused() {
         )
     };
     let x = tensor(DType::F32, &[2, 1], &[0.0, 1.0]);
-    assert_eq!(values(&one(&tree(0, 1), &[x.clone()])), [2.0, 0.0, 0.0, 4.0]);
-    assert!(error(&tree(0, 0), &[x.clone()]).contains("goes round in a circle"));
+    assert_eq!(values(&one(&tree(0, 1), std::slice::from_ref(&x))), [2.0, 0.0, 0.0, 4.0]);
+    assert!(error(&tree(0, 0), std::slice::from_ref(&x)).contains("goes round in a circle"));
     assert!(error(&tree(7, 1), &[x]).contains("nodes_truenodeids"));
 }

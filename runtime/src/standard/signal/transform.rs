@@ -53,7 +53,7 @@ impl Fourier {
             }
             return;
         }
-        let p = (2..).take_while(|p| p * p <= n).find(|p| n % p == 0).unwrap_or(n);
+        let p = (2..).take_while(|p| p * p <= n).find(|p| n.is_multiple_of(*p)).unwrap_or(n);
         let m = n / p;
         for r in 0..p {
             self.part(x, first + r * step, step * p, &mut out[r * m..(r + 1) * m]);
@@ -112,7 +112,7 @@ fn line(p: &Plan, fourier: &Fourier, x: &[Complex]) -> Vec<Complex> {
             full[k] = (re, -im);
         }
         full[0].1 = 0.0;
-        if p.length % 2 == 0 {
+        if p.length.is_multiple_of(2) {
             full[p.length / 2].1 = 0.0;
         }
     }

@@ -86,13 +86,13 @@ impl Ensemble {
         let mut sets = members.split(|v| v.is_nan());
         let missing = list("nodes_missing_value_tracks_true");
         let mut nodes = vec![];
-        for i in 0..n {
+        for (i, &mode) in modes.iter().enumerate() {
             let branch = |id: &str, leaf: &str| -> Result<(usize, bool)> {
                 let is_leaf = list(leaf)[i] != 0;
                 let count = if is_leaf { leaves.len() } else { n };
                 Ok((index(list(id)[i], count, id)?, is_leaf))
             };
-            let mode = modes[i] as i64;
+            let mode = mode as i64;
             nodes.push(Node {
                 mode,
                 feature: index(list("nodes_featureids")[i], features, "a feature")?,

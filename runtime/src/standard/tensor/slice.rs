@@ -185,7 +185,7 @@ fn parts(c: &Call, given: Option<&[i64]>, extent: usize) -> Result<Vec<usize>> {
         Some(n) => usize::try_from(n).unwrap_or(0),
         None => c.wanted.len(),
     };
-    if n == 0 || n < c.wanted.len() || c.opset < 18 && extent % n != 0 {
+    if n == 0 || n < c.wanted.len() || c.opset < 18 && !extent.is_multiple_of(n) {
         return Err(misfit(format!("{n} equal parts")));
     }
     let chunk = extent.div_ceil(n);

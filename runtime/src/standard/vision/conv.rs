@@ -120,18 +120,14 @@ fn columns<T: Scalar>(x: &[T], s: &Sizes, channels: usize, rows: std::ops::Range
     let (image, plane) = (s.image[rank - 1], s.image.iter().product::<usize>());
     let per_window: usize = w.kernel.iter().product();
     let (width, stride, dilation) = (w.out[rank - 1], w.strides[rank - 1], w.dilations[rank - 1]);
-    let lead = &w.out[..rank - 1];
-    let size = rows.len() * width;
+    let lead: Vec<Vec<usize>> = rows.map(|r| unravel(r, &w.out[..rank - 1])).collect();
+    let size = lead.len() * width;
     let fill = |(r, line): (usize, &mut [T])| {
         let (channel, k) = (r / per_window, unravel(r % per_window, &w.kernel));
         let x = &x[channel * plane..(channel + 1) * plane];
         let inside = w.inside(rank - 1, k[rank - 1], image);
-        for (part, row) in line.chunks_exact_mut(width).zip(rows.clone()) {
-            let at = unravel(row, lead);
-            let mut start = Some(0usize);
-            for d in 0..rank - 1 {
-                start = start.zip(w.position(d, at[d], k[d], s.image[d])).map(|(s0, p)| s0 * s.image[d] + p);
-            }
+        for (part, at) in line.chunks_exact_mut(width).zip(&lead) {
+            let start = w.place(at, &k, &s.image);
             let Some(start) = start.filter(|_| !inside.is_empty()) else {
                 part.fill(T::ZERO);
                 continue;
@@ -235,7 +231,7 @@ fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T]) {
     let per_window: usize = win.kernel.iter().product();
     let out_group = s.channels.1 / s.groups;
     let (width, image, stride) = (win.out[rank - 1], s.image[rank - 1], win.strides[rank - 1]);
-    let lead = &win.out[..rank - 1];
+    let lead: Vec<Vec<usize>> = (0..positions / width).map(|r| unravel(r, &win.out[..rank - 1])).collect();
     let one = |(i, out): (usize, &mut [T])| {
         let (n, channel) = (i / s.channels.1, i % s.channels.1);
         let x = &x[(n * s.channels.0 + channel / out_group) * plane..][..plane];
@@ -247,13 +243,8 @@ fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T]) {
                 continue;
             }
             let first = (inside.start * stride + k[rank - 1] * win.dilations[rank - 1]) as i64 - win.begin[rank - 1];
-            for (row, part) in out.chunks_exact_mut(width).enumerate() {
-                let at = unravel(row, lead);
-                let mut start = Some(0usize);
-                for d in 0..rank - 1 {
-                    start = start.zip(win.position(d, at[d], k[d], s.image[d])).map(|(s0, p)| s0 * s.image[d] + p);
-                }
-                let Some(start) = start else { continue };
+            for (at, part) in lead.iter().zip(out.chunks_exact_mut(width)) {
+                let Some(start) = win.place(at, &k, &s.image) else { continue };
                 let from = &x[start * image + first as usize..];
                 let part = &mut part[inside.clone()];
                 match stride {
@@ -483,12 +474,12 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
     let plane: usize = s.image.iter().product();
     let (out_group, in_group) = (s.channels.0 / s.groups, s.channels.1 / s.groups);
     let per_window: usize = s.window.kernel.iter().product();
-    let rank = s.image.len();
     let mut out = vec![T::ZERO; s.n * s.channels.0 * plane];
     if positions == 0 || out.is_empty() {
         return Ok(out);
     }
     let depth = out_group * per_window;
+    let places: Vec<Vec<usize>> = (0..positions).map(|p| unravel(p, &s.window.out)).collect();
     let mut parts = vec![T::ZERO; count(DType::F64, &[depth, positions])?];
     for n in 0..s.n {
         for g in 0..s.groups {
@@ -502,13 +493,8 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
             for (r, part) in parts.chunks_exact(positions).enumerate() {
                 let (channel, k) = (g * out_group + r / per_window, unravel(r % per_window, &s.window.kernel));
                 let out = &mut out[(n * s.channels.0 + channel) * plane..][..plane];
-                for (p, v) in part.iter().enumerate() {
-                    let at = unravel(p, &s.window.out);
-                    let mut to = Some(0usize);
-                    for d in 0..rank {
-                        to = to.zip(s.window.position(d, at[d], k[d], s.image[d])).map(|(t, p)| t * s.image[d] + p);
-                    }
-                    if let Some(t) = to {
+                for (at, v) in places.iter().zip(part) {
+                    if let Some(t) = s.window.place(at, &k, &s.image) {
                         out[t] = out[t].plus(*v);
                     }
                 }

@@ -124,7 +124,7 @@ pub(super) fn roi_align(c: &Call, x: &Args<'_>) -> Results {
     let (values, regions) = (floats(&v), floats(&rois));
     let shape = [n_rois, channels, ph, pw];
     let mut out = vec![0.0; count(DType::F64, &shape)?];
-    for r in 0..n_rois {
+    for (r, &sample) in batch.iter().enumerate() {
         let side = |i: usize| regions[r * 4 + i] * scale - if half { 0.5 } else { 0.0 };
         let (x0, y0, mut rw, mut rh) = (side(0), side(1), side(2) - side(0), side(3) - side(1));
         if !half {
@@ -145,7 +145,7 @@ pub(super) fn roi_align(c: &Call, x: &Args<'_>) -> Results {
                 samples.push(bilinear(at(y0, bin_h, p / pw, s / gw, gh), at(x0, bin_w, p % pw, s % gw, gw), h, w));
             }
             for ch in 0..channels {
-                let from = &values[(batch[r] as usize * channels + ch) * h * w..][..h * w];
+                let from = &values[(sample as usize * channels + ch) * h * w..][..h * w];
                 let terms = samples.iter().map(|s| s.map_or([0.0; 4], |t| t.map(|(i, k)| k * from[i])));
                 out[(r * channels + ch) * ph * pw + p] = match max {
                     false => terms.map(|t| t.iter().sum::<f64>()).sum::<f64>() / (gh * gw).max(1) as f64,

@@ -109,8 +109,8 @@ impl Attributes {
             return Err(StandardError::new(format!("an image of {image:?} for a window of {:?}", self.kernel)));
         }
         let (mut begin, mut end, mut out) = (vec![0; rank], vec![0; rank], vec![0; rank]);
-        for i in 0..rank {
-            let (n, stride, span) = (image[i] as i64, self.strides[i] as i64, self.span(i));
+        for (i, &n) in image.iter().enumerate() {
+            let (n, stride, span) = (n as i64, self.strides[i] as i64, self.span(i));
             let count = match self.auto {
                 Auto::Upper | Auto::Lower => {
                     let count = (n + stride - 1) / stride;
@@ -201,6 +201,12 @@ impl Window {
     pub(super) fn position(&self, axis: usize, o: usize, k: usize, image: usize) -> Option<usize> {
         let at = (o * self.strides[axis] + k * self.dilations[axis]) as i64 - self.begin[axis];
         usize::try_from(at).ok().filter(|&at| at < image)
+    }
+
+    /// The position in the leading axes of an image that element `k` of window `at` shows.
+    pub(super) fn place(&self, at: &[usize], k: &[usize], image: &[usize]) -> Option<usize> {
+        let axes = at.iter().zip(k).zip(image).enumerate();
+        axes.map(|(d, ((&o, &k), &n))| (self.position(d, o, k, n), n)).try_fold(0, |to, (p, n)| Some(to * n + p?))
     }
 }
 
