@@ -406,9 +406,8 @@ impl<'a> Rank<'a> {
     /// Sends or receives a value that is no tensor of numbers; `None` where the step moves a tensor.
     fn transfer(&mut self, step: &Step, comm: &mut Comm<'_>) -> Result<Option<()>, StepError> {
         let view = View { dtype: DType::Opaque, shape: &[], bytes: &[] };
-        let other = |stage: i64| {
-            usize::try_from(stage).map_err(|_| StepError::Operand(format!("there is no stage {stage}")))
-        };
+        let other =
+            |stage: i64| usize::try_from(stage).map_err(|_| StepError::Operand(format!("there is no stage {stage}")));
         match (&step.op, &step.inputs[..], &step.outputs[..]) {
             (Op::Send { stage, tag }, [v], _) if self.is_opaque(*v) => {
                 let data = self.opaque(*v)?.clone();
