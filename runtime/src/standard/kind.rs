@@ -193,7 +193,7 @@ pub fn kinds(call: &Call, x: &[Option<Known>], captured: &[Known]) -> Result<Vec
     let moved = if strings { control::moved_strings(call) } else { None };
     let mut types: Vec<Option<TensorType>> = vec![];
     let mut fresh = 0;
-    for (i, known) in x.iter().enumerate() {
+    for known in x {
         let Some(known) = known else {
             types.push(None);
             continue;
@@ -202,7 +202,12 @@ pub fn kinds(call: &Call, x: &[Option<Known>], captured: &[Known]) -> Result<Vec
             Kind::Unknown => return Ok(vec![Kind::Unknown; call.wanted.len()]),
             Kind::Tensor(p) => p.dtype,
             Kind::Strings(_) if moved.is_some() => DType::I64,
-            other => return Err(StandardError::new(format!("{}: operand {i} is {other}", call.title()))),
+            Kind::Strings(_) => DType::Opaque,
+            // The operator may know what to do with it; it has no extents.
+            Kind::Sequence(_) | Kind::Optional(_) => {
+                types.push(Some(TensorType { dtype: DType::Opaque, shape: vec![] }));
+                continue;
+            }
         };
         let Some(shape) = known.kind.extents() else { return Ok(vec![Kind::Unknown; call.wanted.len()]) };
         let shape: Shape = shape
