@@ -257,6 +257,13 @@ impl Dim {
         }
     }
 
+    /// Whether it counts the blocks of something that is padded to whole blocks, such as `floor(n + mod(-n, 8), 8)`: 1 or more
+    /// unless there is nothing at all.
+    pub fn counts_blocks(&self) -> bool {
+        matches!(&self.terms()[..], [(m, 1)] if matches!(&m[..], [Atom::Floor(f)]
+            if f.1.as_const().is_some_and(|d| d > 1 && f.0.is_natural() && f.0.residue(d) == Dim::from(0))))
+    }
+
     /// Whether the value is proven to be zero or more, symbols being extents.
     fn is_natural(&self) -> bool {
         let natural = |a: &Atom| match a {

@@ -192,7 +192,13 @@ impl<'a> Context<'a> {
         let results = match own {
             Ok(results) => results,
             // Two extents that may turn out to be equal: the import starts over with that knowledge.
-            Err(e) if e.conflict.as_ref().is_some_and(|(a, b)| !self.is_late(a) && !self.is_late(b)) => return Err(e),
+            Err(e)
+                if e.conflict
+                    .as_ref()
+                    .is_some_and(|(a, b)| !self.is_late(a) && !self.is_late(b) && super::learn(a, b).is_some()) =>
+            {
+                return Err(e);
+            }
             // What sinter's own operators do not express may be a call of the standard operator.
             Err(e) if standard::supported(node) => {
                 let declared: Vec<Option<Kind>> =

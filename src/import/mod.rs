@@ -335,6 +335,12 @@ fn topological_order(nodes: &[NodeProto]) -> Result<Vec<usize>, ImportError> {
     })
 }
 
+/// A name with the characters of a symbol only.
+fn symbol(name: &str) -> String {
+    let plain = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    if plain.starts_with(|c: char| c.is_ascii_digit()) { format!("_{plain}") } else { plain }
+}
+
 fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<TensorType, ImportError> {
     use proto::tensor_shape_proto::dimension::Value as D;
     let bad = |m: &str| ImportError::Structure(format!("input `{}` {m}", v.name()));
@@ -347,10 +353,11 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
         Some(D::DimValue(n)) if *n >= 0 => Ok(Dim::from(*n)),
         Some(D::DimValue(n)) => Err(bad(&format!("has extent {n}"))),
         Some(D::DimParam(p)) if !p.trim().is_empty() => {
-            Dim::parse(p).map_err(|e| bad(&format!("has an unreadable extent: {e}")))
+            // A name that is no expression is one symbol, whatever characters it has.
+            Ok(Dim::parse(p).unwrap_or_else(|_| Dim::sym(&symbol(p))))
         }
         // An extent without a name is one of its own.
-        _ => Ok(Dim::sym(&format!("{}_{i}", v.name().replace(|c: char| !c.is_alphanumeric(), "_")))),
+        _ => Ok(Dim::sym(&format!("{}_{i}", symbol(v.name())))),
     });
     let shape: Vec<Dim> = dims.collect::<Result<_, _>>()?;
     Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })

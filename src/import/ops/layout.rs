@@ -177,6 +177,8 @@ fn slice(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
                 (Some(c), None) if c < 0 => &Dim::from(c) + extent,
                 (Some(c), None) if c >= i64::from(i32::MAX) => extent.clone(),
                 (Some(0), None) => Dim::from(0),
+                // What is padded to whole blocks has one.
+                (Some(1), None) if extent.counts_blocks() => d.clone(),
                 (Some(_), None) => d.smaller(extent),
                 (None, _) => d.clone(),
             }

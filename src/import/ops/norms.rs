@@ -8,8 +8,7 @@ use super::super::proto::NodeProto;
 use super::axis;
 use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
 
-pub(super) const OPS: &[&str] =
-    &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization"];
+pub(super) const OPS: &[&str] = &["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
 
 /// Operators of ONNX Runtime's own domain.
 pub(super) const CONTRIB: &[&str] = &[
@@ -30,7 +29,6 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         "RMSNormalization" | "SimplifiedLayerNormalization" => native(cx, n, false),
         "SkipLayerNormalization" => skip(cx, n, true),
         "SkipSimplifiedLayerNormalization" => skip(cx, n, false),
-        "LpNormalization" => lp(cx, n),
         other => Err(OpError::from(format!("`{other}` has no importer"))),
     }
 }
@@ -190,24 +188,4 @@ fn skip(cx: &mut Context<'_>, n: &NodeProto, centred: bool) -> Result<Vec<Val>> 
         false => (y, y),
     };
     Ok([y, mean, inverse, sum].map(Val::Node).to_vec())
-}
-
-/// x divided by its norm along an axis, of order 2 or 1.
-fn lp(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
-    let x = cx.operand(n, 0)?;
-    let axis = axis(attrs::int(n, "axis").unwrap_or(-1), cx.ty(x).rank())? as i64;
-    let sum = Op::ReduceSum { axes: vec![axis], keepdims: true };
-    let size = match attrs::int(n, "p").unwrap_or(2) {
-        2 => {
-            let square = cx.add(Op::Mul {}, &[x, x])?;
-            let s = cx.add(sum, &[square])?;
-            cx.add(Op::Sqrt {}, &[s])?
-        }
-        1 => {
-            let a = cx.add(Op::Abs {}, &[x])?;
-            cx.add(sum, &[a])?
-        }
-        p => return Err(OpError::from(format!("the norm of order {p} is not supported"))),
-    };
-    Ok(vec![Val::Node(cx.add(Op::Div {}, &[x, size])?)])
 }

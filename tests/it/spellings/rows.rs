@@ -218,7 +218,6 @@ fn root_mean_squares() -> Vec<Row> {
         rms("euclidean norm by root of number", "l = L2(x); s = Div(l, rootN); n = Div(x, s); y = Mul(n, w)").eps(0.0),
         rms("euclidean norm, scaled after", "l = L2(x); n = Div(x, l); t = Mul(n, rootN); y = Mul(t, w)").eps(0.0),
         rms("euclidean norm, scaled before", "l = L2(x); t = Mul(x, rootN); n = Div(t, l); y = Mul(n, w)").eps(0.0),
-        rms("LpNormalization", "n = LpNormalization(x){axis=-1, p=2}; t = Mul(n, rootN); y = Mul(w, t)").eps(0.0),
         // The mean times a number: a scaled norm with another epsilon.
         Row {
             other: Some(|x, e| (x.iter().map(|v| v * v).sum::<f64>() / (x.len() as f64 - 1.0) + e).sqrt()),
