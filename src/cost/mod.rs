@@ -73,6 +73,15 @@ impl CostModel {
         match op {
             Op::Input { .. } | Op::Weight { .. } | Op::Const { .. } | Op::Dims { .. } => 0,
             Op::Reshape { .. } | Op::Get { .. } | Op::Output { .. } | Op::OutputSharded { .. } => 0,
+            // Of each expert's matrix, what some token has chosen is read once.
+            Op::ExpertMatmul { .. } => {
+                let matrices = inputs.iter().skip(1).filter(|t| t[0].rank() == 3).map(|t| sum(t)).sum::<f64>();
+                let experts = inputs[1][0].shape.first().map_or(1.0, |d| elements(std::slice::from_ref(d), p)).max(1.0);
+                let chosen = elements(&inputs[2][0].shape, p).min(experts) / experts;
+                let width = inputs[0][0].shape.last().map_or(1.0, |d| elements(std::slice::from_ref(d), p));
+                let compute = (2.0 * elements(&outputs[0].shape, p) * width / d.peak(outputs[0].dtype) * 1e9) as u64;
+                d.launch_ns + compute.max(moved(read - matrices * (1.0 - chosen) + written))
+            }
             Op::Matmul { .. } | Op::Attention { .. } => {
                 let flops = flops(op, inputs, outputs, p);
                 let compute = (flops / d.peak(outputs[0].dtype) * 1e9) as u64;
