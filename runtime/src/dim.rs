@@ -183,7 +183,8 @@ impl Dim {
 
     /// The quotient by a product, where only all terms together are a multiple of its coefficient.
     fn div_whole(&self, (atoms, d): &(Vec<Atom>, i64)) -> Option<Dim> {
-        let by_atoms = self.div_exact(&Dim::from_terms([(atoms.clone(), 1)]))?;
+        // Without factors there is no step left that could fail for another reason than the coefficients.
+        let by_atoms = if *d == 1 { return None } else { self.div_exact(&Dim::from_terms([(atoms.clone(), 1)]))? };
         let terms = by_atoms.terms();
         let common = terms.iter().fold(d.unsigned_abs(), |g, (_, c)| gcd(g, c.unsigned_abs())) as i64;
         let divisor = d.checked_div(common).filter(|&n| n > 1)?;

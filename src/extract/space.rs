@@ -60,8 +60,6 @@ impl Space {
                 let mut time = cost.time(&node.op, &inputs, &class.data.types);
                 let mut surplus = 0;
                 match &*node.op {
-                    // It costs nothing when it runs; one nanosecond prefers fewer of them.
-                    Op::Reshape { .. } => time = 1,
                     Op::Weight { .. } => surplus = cost.surplus(class.data.ty()),
                     // A boundary on what every stage can compute, or a part of a leaf, costs nothing.
                     Op::Boundary { .. } if eg[node.children()[0]].data.free => time = 0,

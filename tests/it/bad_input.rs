@@ -224,7 +224,7 @@ fn options_and_rules() {
         ("tp-3", |d| llama_with(d, &["--tp", "3"])),
         ("tp-0", |d| llama_with(d, &["--tp", "0"])),
         ("tp-8", |d| llama_with(d, &["--tp", "8"])),
-        ("pp-3", |d| llama_with(d, &["--pp", "3"])),
+        ("pp-9", |d| llama_with(d, &["--pp", "9"])),
         ("pp-partition-sum", |d| llama_with(d, &["--pp", "2", "--pp-partition", "2,1"])),
         ("pp-partition-length", |d| llama_with(d, &["--pp", "2", "--pp-partition", "1"])),
         ("pp-partition-zero", |d| llama_with(d, &["--pp", "2", "--pp-partition", "0,2"])),

@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::super::kind::{Kind, Known};
 use super::super::{
-    Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, floats, from_bools, from_floats,
-    from_ints, integers, lookup,
+    Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, from_bools, from_ints, integers, lookup,
 };
 use super::flow::tensor;
 use crate::dtype::DType;
@@ -55,7 +54,7 @@ pub(in super::super) fn moved_strings(c: &Call) -> Option<usize> {
 
 /// Whether an operator takes strings besides what its own kernel takes.
 pub(super) fn takes(name: &str) -> bool {
-    matches!(name, "Cast" | "CastLike" | "Equal")
+    name == "Equal"
 }
 
 fn strings<'a>(x: &Args<'a>, i: usize) -> Result<&'a Strings> {
@@ -73,14 +72,10 @@ fn one(shape: &[usize], values: Vec<String>) -> Results {
 pub(in super::super) fn run(c: &Call, x: &Args<'_>) -> Result<Option<Vec<Option<Data>>>> {
     let is_strings = |a: &Option<Arg<'_>>| matches!(a, Some(Arg::Other(Data::Strings(_))));
     let any = x.at.iter().any(is_strings);
-    let to_strings = c.op == "Cast" && c.int("to") == Some(STRING);
-    if !c.domain.is_empty() || !any && !to_strings {
+    if !c.domain.is_empty() || !any || matches!(c.op.as_str(), "Cast" | "CastLike") {
         return Ok(None);
     }
     match c.op.as_str() {
-        "Cast" if to_strings => Ok(Some(write(x)?)),
-        "CastLike" if x.at.get(1).is_some_and(is_strings) => Ok(Some(write(x)?)),
-        "Cast" | "CastLike" => Ok(Some(read(c, x)?)),
         "Equal" => Ok(Some(equal(strings(x, 0)?, strings(x, 1)?)?)),
         _ => match moved_strings(c) {
             Some(n) => Ok(Some(moved(c, x, n)?)),
@@ -126,99 +121,6 @@ fn moved(c: &Call, x: &Args<'_>, n: usize) -> Results {
         *r = Strings { shape: t.shape.clone(), values }.into();
     }
     Ok(results)
-}
-
-/// Numbers as strings, the shortest that read back to the same number.
-fn write(x: &Args<'_>) -> Results {
-    if let Arg::Other(Data::Strings(s)) = x.required(0)? {
-        return one(&s.shape, s.values.clone());
-    }
-    let v = x.tensor(0)?;
-    let number = |f: f64| match v.dtype {
-        DType::F32 => float(f, &format!("{:?}", f as f32), &format!("{:e}", f as f32)),
-        DType::F16 => float(f, &format!("{}", half::f16::from_f64(f)), &format!("{:e}", f as f32)),
-        _ => float(f, &format!("{f:?}"), &format!("{f:e}")),
-    };
-    let values = match v.dtype {
-        DType::Bool => integers(&v).iter().map(|&b| if b != 0 { "True" } else { "False" }.to_owned()).collect(),
-        d if d.is_float() || d.is_minifloat() => floats(&v).into_iter().map(number).collect(),
-        _ => integers(&v).iter().map(i128::to_string).collect(),
-    };
-    one(v.shape, values)
-}
-
-/// A floating-point number in NumPy's form, given its digits in plain and in scientific form.
-fn float(v: f64, plain: &str, scientific: &str) -> String {
-    if v.is_nan() {
-        return "nan".to_owned();
-    }
-    if v.is_infinite() {
-        return if v > 0.0 { "inf" } else { "-inf" }.to_owned();
-    }
-    if v != 0.0 && !(1e-4..1e16).contains(&v.abs()) {
-        // At least two digits of the exponent, with its sign.
-        let (digits, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
-        let n: i32 = exponent.parse().unwrap_or(0);
-        return format!("{digits}e{}{:02}", if n < 0 { '-' } else { '+' }, n.abs());
-    }
-    if plain.contains(['.', 'e']) { plain.to_owned() } else { format!("{plain}.0") }
-}
-
-/// Strings as numbers.
-fn read(c: &Call, x: &Args<'_>) -> Results {
-    let s = strings(x, 0)?;
-    let dtype = match x.get(1) {
-        Some(a) => a.to_data()?.dtype(),
-        None => c
-            .int("to")
-            .and_then(dtype_of)
-            .ok_or_else(|| StandardError::new("a cast of strings to this type is not supported"))?,
-    };
-    let bad = |t: &str| StandardError::new(format!("`{t}` is no {dtype}"));
-    let out = if dtype.is_float() || dtype.is_minifloat() {
-        let parse = |t: &String| t.trim().parse::<f64>().map_err(|_| bad(t));
-        from_floats(dtype, &s.shape, s.values.iter().map(parse).collect::<Result<Vec<_>>>()?)?
-    } else {
-        let parse = |t: &String| match (dtype, t.trim()) {
-            (DType::Bool, "True" | "true") => Ok(1),
-            (DType::Bool, "False" | "false") => Ok(0),
-            (_, n) => n.parse::<i128>().map_err(|_| bad(t)),
-        };
-        let values = s.values.iter().map(parse).collect::<Result<Vec<_>>>()?;
-        let values = values.into_iter().map(|v| if dtype == DType::Bool { i128::from(v != 0) } else { v });
-        from_ints(dtype, &s.shape, values)?
-    };
-    Ok(vec![Some(out)])
-}
-
-/// The element type that ONNX gives a number.
-fn dtype_of(code: i64) -> Option<DType> {
-    Some(match code {
-        1 => DType::F32,
-        2 => DType::U8,
-        3 => DType::I8,
-        4 => DType::U16,
-        5 => DType::I16,
-        6 => DType::I32,
-        7 => DType::I64,
-        9 => DType::Bool,
-        10 => DType::F16,
-        11 => DType::F64,
-        12 => DType::U32,
-        13 => DType::U64,
-        16 => DType::BF16,
-        17 => DType::F8E4M3FN,
-        18 => DType::F8E4M3FNUZ,
-        19 => DType::F8E5M2,
-        20 => DType::F8E5M2FNUZ,
-        21 => DType::U4,
-        22 => DType::I4,
-        23 => DType::F4E2M1,
-        24 => DType::F8E8M0,
-        25 => DType::U2,
-        26 => DType::I2,
-        _ => return None,
-    })
 }
 
 pub(super) fn concat(_: &Call, x: &Args<'_>) -> Results {
@@ -364,7 +266,7 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
         "Cast" | "CastLike" if is_strings(kind(0)) => {
             let dtype = match kind(1) {
                 Some(k) => k.dtype(),
-                None => c.int("to").and_then(dtype_of),
+                None => c.int("to").and_then(|t| super::super::elem::dtype_of_code(t).ok()),
             };
             match dtype {
                 Some(d) => vec![tensor(d, extents(0))],
