@@ -19,7 +19,6 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 pub use call::{Call, Constant, Program, ProgramNode, Value};
-pub use control::takes_strings;
 pub use data::{
     Arg, Args, Data, Strings, axis, broadcast, broadcast_index, count, floats, from_bools, from_bytes, from_floats,
     from_ints, integers, native, strides,
@@ -89,6 +88,8 @@ pub fn lookup(domain: &str, name: &str) -> Option<&'static Entry> {
 /// Computes a call. `operands` are those that are present, then those of bodies. The results are the wanted ones.
 pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError> {
     let error = |m: String| StandardError::new(format!("{}: {m}", call.title()));
+    let entry = lookup(&call.domain, &call.op);
+    let entry = entry.ok_or_else(|| error("there is no such operator; it is not supported".to_owned()))?;
     let mut rest = operands.iter();
     let mut at = vec![];
     for &p in &call.present {
@@ -96,16 +97,8 @@ pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError
     }
     let args = Args { at, captured: rest.copied().collect() };
     let describe = || args.at.iter().map(|a| a.map_or("-".to_owned(), |a| a.describe())).collect::<Vec<_>>().join(", ");
-    let results = match control::run_strings(call, &args) {
-        Ok(Some(results)) => Ok(results),
-        Ok(None) => {
-            let entry = lookup(&call.domain, &call.op);
-            let entry = entry.ok_or_else(|| error("there is no such operator; it is not supported".to_owned()))?;
-            (entry.kernel)(call, &args)
-        }
-        Err(e) => Err(e),
-    };
-    let results = results.map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
+    let results =
+        (entry.kernel)(call, &args).map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
     let mut out = vec![];
     for (i, _) in call.wanted.iter().enumerate().filter(|(_, w)| **w) {
         match results.get(i).cloned().flatten() {

@@ -1,12 +1,9 @@
 //! Tensors of strings.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::super::kind::{Kind, Known};
-use super::super::{
-    Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, floats, from_bools, from_floats,
-    from_ints, integers, lookup,
-};
+use super::super::{Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, from_bools, from_ints};
 use super::flow::tensor;
 use crate::dtype::DType;
 
@@ -16,7 +13,7 @@ type Results = Result<Vec<Option<Data>>>;
 /// ONNX's number of the element type of strings.
 const STRING: i64 = 8;
 
-/// Operators that only move or compare elements, and how many of their results hold the elements.
+/// Operators of other families that only move or compare elements, and how many of their results hold the elements.
 const MOVES: &[(&str, usize)] = &[
     ("Compress", 1),
     ("Concat", 1),
@@ -53,11 +50,6 @@ pub(in super::super) fn moved_strings(c: &Call) -> Option<usize> {
     MOVES.iter().find(|(name, _)| plain && *name == c.op).map(|m| m.1)
 }
 
-/// Whether an operator takes strings besides what its own kernel takes.
-pub(super) fn takes(name: &str) -> bool {
-    matches!(name, "Cast" | "CastLike" | "Equal")
-}
-
 fn strings<'a>(x: &Args<'a>, i: usize) -> Result<&'a Strings> {
     match x.required(i)? {
         Arg::Other(Data::Strings(s)) => Ok(s),
@@ -67,128 +59,6 @@ fn strings<'a>(x: &Args<'a>, i: usize) -> Result<&'a Strings> {
 
 fn one(shape: &[usize], values: Vec<String>) -> Results {
     Ok(vec![Some(Strings { shape: shape.to_vec(), values }.into())])
-}
-
-/// Computes a call of another family's operator on strings; `None` where it has none to do with.
-pub(in super::super) fn run(c: &Call, x: &Args<'_>) -> Result<Option<Vec<Option<Data>>>> {
-    let is_strings = |a: &Option<Arg<'_>>| matches!(a, Some(Arg::Other(Data::Strings(_))));
-    let any = x.at.iter().any(is_strings);
-    let to_strings = c.op == "Cast" && c.int("to") == Some(STRING);
-    if !c.domain.is_empty() || !any && !to_strings {
-        return Ok(None);
-    }
-    match c.op.as_str() {
-        "Cast" if to_strings => Ok(Some(write(x)?)),
-        "CastLike" if x.at.get(1).is_some_and(is_strings) => Ok(Some(write(x)?)),
-        "Cast" | "CastLike" => Ok(Some(read(c, x)?)),
-        "Equal" => Ok(Some(equal(strings(x, 0)?, strings(x, 1)?)?)),
-        _ => match moved_strings(c) {
-            Some(n) => Ok(Some(moved(c, x, n)?)),
-            None => Ok(None),
-        },
-    }
-}
-
-fn equal(a: &Strings, b: &Strings) -> Results {
-    let shape = broadcast(&[&a.shape, &b.shape])?;
-    let pairs = broadcast_index(&a.shape, &shape)?.into_iter().zip(broadcast_index(&b.shape, &shape)?);
-    Ok(vec![Some(from_bools(&shape, pairs.map(|(i, j)| a.values[i] == b.values[j]))?)])
-}
-
-/// Computes with the rank of each string among all of them in place of the string.
-fn moved(c: &Call, x: &Args<'_>, n: usize) -> Results {
-    let entry = lookup(&c.domain, &c.op).ok_or_else(|| StandardError::new("it is not supported on strings"))?;
-    let all = |a: &Option<Arg<'_>>| match a {
-        Some(Arg::Other(Data::Strings(s))) => s.values.clone(),
-        _ => vec![],
-    };
-    let texts: Vec<String> = x.at.iter().flat_map(all).collect::<BTreeSet<_>>().into_iter().collect();
-    let ranks: HashMap<&str, usize> = texts.iter().enumerate().map(|(i, t)| (t.as_str(), i)).collect();
-    let coded: Vec<Option<Data>> =
-        x.at.iter()
-            .map(|a| match a {
-                Some(Arg::Other(Data::Strings(s))) => {
-                    let codes = s.values.iter().map(|t| ranks.get(t.as_str()).map_or(0, |&r| r as i128));
-                    from_ints(DType::I64, &s.shape, codes).map(Some)
-                }
-                _ => Ok(None),
-            })
-            .collect::<Result<_>>()?;
-    let at = x.at.iter().zip(&coded).map(|(a, d)| d.as_ref().map(Data::arg).or(*a)).collect();
-    let mut results = (entry.kernel)(c, &Args { at, captured: x.captured.clone() })?;
-    for r in results.iter_mut().take(n).flatten() {
-        let Data::Tensor(t) = &*r else { continue };
-        let text = |code: i128| {
-            let found = usize::try_from(code).ok().and_then(|i| texts.get(i));
-            found.cloned().ok_or_else(|| StandardError::new("it is not supported on strings"))
-        };
-        let values = integers(&t.view()).into_iter().map(text).collect::<Result<_>>()?;
-        *r = Strings { shape: t.shape.clone(), values }.into();
-    }
-    Ok(results)
-}
-
-/// Numbers as strings, the shortest that read back to the same number.
-fn write(x: &Args<'_>) -> Results {
-    if let Arg::Other(Data::Strings(s)) = x.required(0)? {
-        return one(&s.shape, s.values.clone());
-    }
-    let v = x.tensor(0)?;
-    let number = |f: f64| match v.dtype {
-        DType::F32 => float(f, &format!("{:?}", f as f32), &format!("{:e}", f as f32)),
-        DType::F16 => float(f, &format!("{}", half::f16::from_f64(f)), &format!("{:e}", f as f32)),
-        _ => float(f, &format!("{f:?}"), &format!("{f:e}")),
-    };
-    let values = match v.dtype {
-        DType::Bool => integers(&v).iter().map(|&b| if b != 0 { "True" } else { "False" }.to_owned()).collect(),
-        d if d.is_float() || d.is_minifloat() => floats(&v).into_iter().map(number).collect(),
-        _ => integers(&v).iter().map(i128::to_string).collect(),
-    };
-    one(v.shape, values)
-}
-
-/// A floating-point number in NumPy's form, given its digits in plain and in scientific form.
-fn float(v: f64, plain: &str, scientific: &str) -> String {
-    if v.is_nan() {
-        return "nan".to_owned();
-    }
-    if v.is_infinite() {
-        return if v > 0.0 { "inf" } else { "-inf" }.to_owned();
-    }
-    if v != 0.0 && !(1e-4..1e16).contains(&v.abs()) {
-        // At least two digits of the exponent, with its sign.
-        let (digits, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
-        let n: i32 = exponent.parse().unwrap_or(0);
-        return format!("{digits}e{}{:02}", if n < 0 { '-' } else { '+' }, n.abs());
-    }
-    if plain.contains(['.', 'e']) { plain.to_owned() } else { format!("{plain}.0") }
-}
-
-/// Strings as numbers.
-fn read(c: &Call, x: &Args<'_>) -> Results {
-    let s = strings(x, 0)?;
-    let dtype = match x.get(1) {
-        Some(a) => a.to_data()?.dtype(),
-        None => c
-            .int("to")
-            .and_then(dtype_of)
-            .ok_or_else(|| StandardError::new("a cast of strings to this type is not supported"))?,
-    };
-    let bad = |t: &str| StandardError::new(format!("`{t}` is no {dtype}"));
-    let out = if dtype.is_float() || dtype.is_minifloat() {
-        let parse = |t: &String| t.trim().parse::<f64>().map_err(|_| bad(t));
-        from_floats(dtype, &s.shape, s.values.iter().map(parse).collect::<Result<Vec<_>>>()?)?
-    } else {
-        let parse = |t: &String| match (dtype, t.trim()) {
-            (DType::Bool, "True" | "true") => Ok(1),
-            (DType::Bool, "False" | "false") => Ok(0),
-            (_, n) => n.parse::<i128>().map_err(|_| bad(t)),
-        };
-        let values = s.values.iter().map(parse).collect::<Result<Vec<_>>>()?;
-        let values = values.into_iter().map(|v| if dtype == DType::Bool { i128::from(v != 0) } else { v });
-        from_ints(dtype, &s.shape, values)?
-    };
-    Ok(vec![Some(out)])
 }
 
 /// The element type that ONNX gives a number.
@@ -378,7 +248,6 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
 
     #[test]
     fn texts_are_cut_as_python_cuts_them() {
@@ -387,13 +256,5 @@ mod tests {
         assert_eq!(pieces("a--b--c", "--", Some(1)), ["a", "b--c"]);
         assert_eq!(pieces("", "-", None), [""]);
         assert!(pieces("  ", "", Some(3)).is_empty());
-    }
-
-    #[test]
-    fn numbers_are_written_as_numpy_writes_them() {
-        let t: Data = Tensor::from_f32(&[6], &[1.0, 0.5, 1e-5, 1e20, f32::NAN, -0.1]).unwrap().into();
-        let x = Args { at: vec![Some(t.arg())], captured: vec![] };
-        let Some(Data::Strings(s)) = &write(&x).unwrap()[0] else { panic!("no strings") };
-        assert_eq!(s.values, ["1.0", "0.5", "1e-05", "1e+20", "nan", "-0.1"]);
     }
 }
