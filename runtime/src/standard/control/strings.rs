@@ -205,7 +205,8 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
     };
     Ok(Some(match c.op.as_str() {
         "StringConcat" => {
-            (text(0)?, text(1)?);
+            text(0)?;
+            text(1)?;
             vec![Kind::Strings(both()?)]
         }
         "StringNormalizer" => {
