@@ -68,6 +68,9 @@ struct Round {
     taken: usize,
 }
 
+/// Tag and data of a parcel, and what is no tensor of numbers.
+type Received = (i64, Arc<[u8]>, Option<Data>);
+
 /// Data on its way from one rank to another.
 struct Parcel {
     tag: i64,
@@ -221,13 +224,7 @@ impl Hub {
     }
 
     /// The next parcel from a rank, with its tag.
-    pub(crate) fn recv(
-        &self,
-        from: usize,
-        to: usize,
-        group: &str,
-        position: usize,
-    ) -> Result<(i64, Arc<[u8]>, Option<Data>), CommError> {
+    pub(crate) fn recv(&self, from: usize, to: usize, group: &str, position: usize) -> Result<Received, CommError> {
         self.wait(
             |state| state.parcels.get_mut(&(from, to))?.pop_front().map(|p| (p.tag, p.data, p.value)),
             |_, waited| CommError::Timeout { group: group.to_owned(), position, missing: vec![from], waited },

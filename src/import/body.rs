@@ -99,10 +99,10 @@ impl Builder {
             }
             OpError { message: format!("in `{}` ({}): {}", node_name(n), qualified(n), e.message), inside: true, ..e }
         };
-        if let Some(f) = cx.functions.called(n) {
-            if !(n.domain() == "com.microsoft" && standard::supported(n)) {
-                return self.call(cx, f, n).map_err(at);
-            }
+        if let Some(f) = cx.functions.called(n)
+            && !(n.domain() == "com.microsoft" && standard::supported(n))
+        {
+            return self.call(cx, f, n).map_err(at);
         }
         if n.op_type() == "Constant" && matches!(n.domain(), "" | "ai.onnx") {
             let name = n.output.first().map_or("", String::as_str);

@@ -66,9 +66,8 @@ pub(super) fn graph<'n>(n: &'n NodeProto, name: &str) -> Result<&'n GraphProto> 
 pub(super) fn opsets_of(cx: &Context<'_>, f: &FunctionProto) -> Result<Opsets> {
     let mut all = functions::opsets(&f.opset_import);
     // What the function does not state, the model does.
-    for (d, v) in &cx.opsets {
-        all.entry(d.clone()).or_insert(*v);
-    }
+    let missing: Vec<_> = cx.opsets.iter().filter(|(d, _)| !all.contains_key(*d)).collect();
+    all.extend(missing.into_iter().map(|(d, v)| (d.clone(), *v)));
     let v = all.get("").copied().unwrap_or(0);
     if !(super::MIN_OPSET..=super::MAX_OPSET).contains(&v) {
         return Err(OpError::from(format!(

@@ -25,7 +25,7 @@ pub(super) use sinter_runtime::standard::names;
 /// Whether there is a standard operator for a node.
 pub(super) fn supported(n: &NodeProto) -> bool {
     let domain = if n.domain() == "ai.onnx" { "" } else { n.domain() };
-    standard::lookup(domain, n.op_type()).is_some() || standard::takes_strings(domain, n.op_type())
+    standard::lookup(domain, n.op_type()).is_some()
 }
 
 /// Imports a node as a call. `declared` are the types that the model itself states for its results.

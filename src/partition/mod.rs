@@ -136,6 +136,14 @@ struct Layer {
     cost: u64,
 }
 
+/// What lies between two narrow cuts.
+struct Segment {
+    start: NodeId,
+    attention: bool,
+    product: bool,
+    cost: u64,
+}
+
 /// The layers, each from an attention on, and each from a matrix product on. What precedes the first counts for it, what
 /// follows the last for that.
 fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> [Vec<Layer>; 2] {
@@ -154,14 +162,14 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> [Vec<Layer>; 2] {
     let mut ends = vec![0usize; graph.len()];
     (0..graph.len()).filter(|&i| bound[i] && !mask[i]).for_each(|i| ends[last[i].max(i)] += 1);
     let mut live = 0usize;
-    let mut segments: Vec<(NodeId, bool, bool, u64)> = vec![];
-    let mut open: Option<(NodeId, bool, bool, u64)> = None;
+    let mut segments: Vec<Segment> = vec![];
+    let mut open: Option<Segment> = None;
     for (id, n) in graph.nodes().filter(|(id, _)| bound[id.index()]) {
         let operands: Vec<&[TensorType]> = n.inputs.iter().map(|&i| &graph.node(i).types[..]).collect();
-        let s = open.get_or_insert((id, false, false, 0));
-        s.1 |= matches!(n.op, Op::Attention { .. });
-        s.2 |= matches!(n.op, Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Attention { .. });
-        s.3 += cost.time(&n.op, &operands, &n.types);
+        let s = open.get_or_insert(Segment { start: id, attention: false, product: false, cost: 0 });
+        s.attention |= matches!(n.op, Op::Attention { .. });
+        s.product |= matches!(n.op, Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Attention { .. });
+        s.cost += cost.time(&n.op, &operands, &n.types);
         live += usize::from(!mask[id.index()]);
         live -= ends[id.index()];
         if live <= 1 {
@@ -169,22 +177,22 @@ fn layers(graph: &Graph, bound: &[bool], cost: &CostModel) -> [Vec<Layer>; 2] {
         }
     }
     segments.extend(open);
-    let from = |begins: &dyn Fn(&(NodeId, bool, bool, u64)) -> bool| {
+    let from = |begins: &dyn Fn(&Segment) -> bool| {
         let mut layers: Vec<Layer> = vec![];
         let mut before = 0;
         for s in &segments {
             if begins(s) {
-                layers.push(Layer { start: s.0, cost: s.3 + std::mem::take(&mut before) });
+                layers.push(Layer { start: s.start, cost: s.cost + std::mem::take(&mut before) });
             } else {
                 match layers.last_mut() {
-                    Some(l) => l.cost += s.3,
-                    None => before += s.3,
+                    Some(l) => l.cost += s.cost,
+                    None => before += s.cost,
                 }
             }
         }
         layers
     };
-    [from(&|s| s.1), from(&|s| s.2)]
+    [from(&|s| s.attention), from(&|s| s.product)]
 }
 
 /// Numbers of layers per stage with the smallest most expensive stage; among those the most even.

@@ -25,7 +25,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 pub use call::{Call, Constant, Program, ProgramNode, Value};
-pub use control::takes_strings;
 pub use data::{
     Arg, Args, Data, Strings, axis, broadcast, broadcast_index, count, floats, from_bools, from_bytes, from_floats,
     from_ints, integers, native, strides,
@@ -100,6 +99,8 @@ pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Computes a call. `operands` are those that are present, then those of bodies. The results are the wanted ones.
 pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError> {
     let error = |m: String| StandardError::new(format!("{}: {m}", call.title()));
+    let entry = lookup(&call.domain, &call.op);
+    let entry = entry.ok_or_else(|| error("there is no such operator; it is not supported".to_owned()))?;
     let mut rest = operands.iter();
     let mut at = vec![];
     for &p in &call.present {
@@ -107,17 +108,8 @@ pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError
     }
     let args = Args { at, captured: rest.copied().collect() };
     let describe = || args.at.iter().map(|a| a.map_or("-".to_owned(), |a| a.describe())).collect::<Vec<_>>().join(", ");
-    let compute = || match control::run_strings(call, &args)? {
-        Some(results) => Ok(results),
-        None => {
-            let entry = lookup(&call.domain, &call.op);
-            (entry.ok_or_else(|| StandardError::new("there is no such operator; it is not supported"))?.kernel)(
-                call, &args,
-            )
-        }
-    };
     // A kernel that panics on some operands is a defect, but not one that ends the process.
-    let computed = catch_unwind(AssertUnwindSafe(compute));
+    let computed = catch_unwind(AssertUnwindSafe(|| (entry.kernel)(call, &args)));
     let computed =
         computed.unwrap_or_else(|_| Err(StandardError::new("panic in the kernel, a defect of this program")));
     let results = computed.map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;

@@ -5,7 +5,7 @@ mod pieces;
 mod sequence;
 mod strings;
 
-pub(super) use strings::{moved_strings, run as run_strings};
+pub(super) use strings::moved_strings;
 
 use super::infer::{Operand, Partial};
 use super::kind::{Kind, Known};
@@ -39,11 +39,6 @@ pub(super) const OPS: &[Entry] = &[
     row("StringSplit", strings::split, by_kind),
     row("RegexFullMatch", strings::full_match, by_kind),
 ];
-
-/// Whether an operator of another family takes strings as well, whatever its own kernel does.
-pub fn takes_strings(domain: &str, name: &str) -> bool {
-    domain.is_empty() && strings::takes(name)
-}
 
 /// The results of this family are no tensors alone; [`kinds`] tells what they are.
 fn by_kind(c: &Call, x: &[Option<Operand<'_>>]) -> Result<Vec<Partial>> {

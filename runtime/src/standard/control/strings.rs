@@ -1,11 +1,9 @@
 //! Tensors of strings.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::super::kind::{Kind, Known};
-use super::super::{
-    Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, from_bools, from_ints, integers, lookup,
-};
+use super::super::{Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, from_bools, from_ints};
 use super::flow::tensor;
 use crate::dtype::DType;
 
@@ -15,7 +13,7 @@ type Results = Result<Vec<Option<Data>>>;
 /// ONNX's number of the element type of strings.
 const STRING: i64 = 8;
 
-/// Operators that only move or compare elements, and how many of their results hold the elements.
+/// Operators of other families that only move or compare elements, and how many of their results hold the elements.
 const MOVES: &[(&str, usize)] = &[
     ("Compress", 1),
     ("Concat", 1),
@@ -52,11 +50,6 @@ pub(in super::super) fn moved_strings(c: &Call) -> Option<usize> {
     MOVES.iter().find(|(name, _)| plain && *name == c.op).map(|m| m.1)
 }
 
-/// Whether an operator takes strings besides what its own kernel takes.
-pub(super) fn takes(name: &str) -> bool {
-    name == "Equal"
-}
-
 fn strings<'a>(x: &Args<'a>, i: usize) -> Result<&'a Strings> {
     match x.required(i)? {
         Arg::Other(Data::Strings(s)) => Ok(s),
@@ -68,59 +61,34 @@ fn one(shape: &[usize], values: Vec<String>) -> Results {
     Ok(vec![Some(Strings { shape: shape.to_vec(), values }.into())])
 }
 
-/// Computes a call of another family's operator on strings; `None` where it has none to do with.
-pub(in super::super) fn run(c: &Call, x: &Args<'_>) -> Result<Option<Vec<Option<Data>>>> {
-    let is_strings = |a: &Option<Arg<'_>>| matches!(a, Some(Arg::Other(Data::Strings(_))));
-    let any = x.at.iter().any(is_strings);
-    if !c.domain.is_empty() || !any || matches!(c.op.as_str(), "Cast" | "CastLike") {
-        return Ok(None);
-    }
-    match c.op.as_str() {
-        "Equal" => Ok(Some(equal(strings(x, 0)?, strings(x, 1)?)?)),
-        _ => match moved_strings(c) {
-            Some(n) => Ok(Some(moved(c, x, n)?)),
-            None => Ok(None),
-        },
-    }
-}
-
-fn equal(a: &Strings, b: &Strings) -> Results {
-    let shape = broadcast(&[&a.shape, &b.shape])?;
-    let pairs = broadcast_index(&a.shape, &shape)?.into_iter().zip(broadcast_index(&b.shape, &shape)?);
-    Ok(vec![Some(from_bools(&shape, pairs.map(|(i, j)| a.values[i] == b.values[j]))?)])
-}
-
-/// Computes with the rank of each string among all of them in place of the string.
-fn moved(c: &Call, x: &Args<'_>, n: usize) -> Results {
-    let entry = lookup(&c.domain, &c.op).ok_or_else(|| StandardError::new("it is not supported on strings"))?;
-    let all = |a: &Option<Arg<'_>>| match a {
-        Some(Arg::Other(Data::Strings(s))) => s.values.clone(),
-        _ => vec![],
-    };
-    let texts: Vec<String> = x.at.iter().flat_map(all).collect::<BTreeSet<_>>().into_iter().collect();
-    let ranks: HashMap<&str, usize> = texts.iter().enumerate().map(|(i, t)| (t.as_str(), i)).collect();
-    let coded: Vec<Option<Data>> =
-        x.at.iter()
-            .map(|a| match a {
-                Some(Arg::Other(Data::Strings(s))) => {
-                    let codes = s.values.iter().map(|t| ranks.get(t.as_str()).map_or(0, |&r| r as i128));
-                    from_ints(DType::I64, &s.shape, codes).map(Some)
-                }
-                _ => Ok(None),
-            })
-            .collect::<Result<_>>()?;
-    let at = x.at.iter().zip(&coded).map(|(a, d)| d.as_ref().map(Data::arg).or(*a)).collect();
-    let mut results = (entry.kernel)(c, &Args { at, captured: x.captured.clone() })?;
-    for r in results.iter_mut().take(n).flatten() {
-        let Data::Tensor(t) = &*r else { continue };
-        let text = |code: i128| {
-            let found = usize::try_from(code).ok().and_then(|i| texts.get(i));
-            found.cloned().ok_or_else(|| StandardError::new("it is not supported on strings"))
-        };
-        let values = integers(&t.view()).into_iter().map(text).collect::<Result<_>>()?;
-        *r = Strings { shape: t.shape.clone(), values }.into();
-    }
-    Ok(results)
+/// The element type that ONNX gives a number.
+fn dtype_of(code: i64) -> Option<DType> {
+    Some(match code {
+        1 => DType::F32,
+        2 => DType::U8,
+        3 => DType::I8,
+        4 => DType::U16,
+        5 => DType::I16,
+        6 => DType::I32,
+        7 => DType::I64,
+        9 => DType::Bool,
+        10 => DType::F16,
+        11 => DType::F64,
+        12 => DType::U32,
+        13 => DType::U64,
+        16 => DType::BF16,
+        17 => DType::F8E4M3FN,
+        18 => DType::F8E4M3FNUZ,
+        19 => DType::F8E5M2,
+        20 => DType::F8E5M2FNUZ,
+        21 => DType::U4,
+        22 => DType::I4,
+        23 => DType::F4E2M1,
+        24 => DType::F8E8M0,
+        25 => DType::U2,
+        26 => DType::I2,
+        _ => return None,
+    })
 }
 
 pub(super) fn concat(_: &Call, x: &Args<'_>) -> Results {
@@ -237,7 +205,8 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
     };
     Ok(Some(match c.op.as_str() {
         "StringConcat" => {
-            (text(0)?, text(1)?);
+            text(0)?;
+            text(1)?;
             vec![Kind::Strings(both()?)]
         }
         "StringNormalizer" => {
@@ -266,7 +235,7 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
         "Cast" | "CastLike" if is_strings(kind(0)) => {
             let dtype = match kind(1) {
                 Some(k) => k.dtype(),
-                None => c.int("to").and_then(|t| super::super::elem::dtype_of_code(t).ok()),
+                None => c.int("to").and_then(dtype_of),
             };
             match dtype {
                 Some(d) => vec![tensor(d, extents(0))],
@@ -280,7 +249,6 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
 
     #[test]
     fn texts_are_cut_as_python_cuts_them() {
@@ -289,13 +257,5 @@ mod tests {
         assert_eq!(pieces("a--b--c", "--", Some(1)), ["a", "b--c"]);
         assert_eq!(pieces("", "-", None), [""]);
         assert!(pieces("  ", "", Some(3)).is_empty());
-    }
-
-    #[test]
-    fn numbers_are_written_as_numpy_writes_them() {
-        let t: Data = Tensor::from_f32(&[6], &[1.0, 0.5, 1e-5, 1e20, f32::NAN, -0.1]).unwrap().into();
-        let x = Args { at: vec![Some(t.arg())], captured: vec![] };
-        let Some(Data::Strings(s)) = &write(&x).unwrap()[0] else { panic!("no strings") };
-        assert_eq!(s.values, ["1.0", "0.5", "1e-05", "1e+20", "nan", "-0.1"]);
     }
 }
