@@ -30,7 +30,7 @@ use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
 pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
-use crate::ir::{DType, Dim, Graph, TensorType};
+use crate::ir::{DType, Dim, Graph, Op, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
 pub const MIN_OPSET: i64 = 7;
@@ -203,13 +203,24 @@ impl Model {
             let v = cx.define_constant(&name, w);
             cx.define(&name, v)?;
         }
+        let mut symbols = BTreeSet::new();
+        for (_, n) in cx.graph.nodes() {
+            if let Op::Input { shape, .. } = &n.op {
+                shape.iter().for_each(|d| d.collect_symbols(&mut symbols));
+            }
+        }
         for &i in order {
             let node = &graph.node[i];
             match cx.import_node(node) {
                 Ok(()) => {}
                 Err(e) => {
-                    if let Some(learned) = e.conflict.as_ref().and_then(|(a, b)| learn(a, b)) {
-                        return Ok(Attempt::Learned(learned.0, learned.1));
+                    // Only what inputs leave open can be learned, and once.
+                    let open = |s: &String, d: &Dim| {
+                        symbols.contains(s) && !known.contains_key(s) && d.as_const().is_none_or(|n| n >= 0)
+                    };
+                    let learned = e.conflict.as_ref().and_then(|(a, b)| learn(a, b));
+                    if let Some((symbol, dim)) = learned.filter(|(s, d)| open(s, d)) {
+                        return Ok(Attempt::Learned(symbol, dim));
                     }
                     return Err(ImportError::Node {
                         index: i,

@@ -312,7 +312,11 @@ fn fold(cx: &mut Context<'_>, call: &Call, operands: &[Option<Val>]) -> Result<O
         }
     }
     let args: Vec<Arg<'_>> = data.iter().map(Data::arg).collect();
-    let results = standard::run(call, &args).map_err(|e| OpError::from(e.message))?;
+    let results = match standard::with_limit(MAX_FOLD, || standard::run(call, &args)) {
+        Ok(results) => results,
+        Err(e) if e.too_large => return Ok(None),
+        Err(e) => return Err(OpError::from(e.message)),
+    };
     let small = |d: &Data| match d {
         Data::Tensor(t) => t.dtype.is_core() && t.bytes().len() <= MAX_FOLD,
         _ => false,

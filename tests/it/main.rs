@@ -29,6 +29,7 @@ mod explain;
 mod fixtures;
 /// Random bytes and text never cause a panic.
 mod fuzz;
+mod fuzz_models;
 /// Weights that are larger than what may be held in memory.
 mod large;
 /// Every model under every mapping, against ONNX Runtime's outputs.

@@ -1,6 +1,7 @@
 //! The values that standard operators read and make.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{Constant, StandardError};
@@ -219,15 +220,28 @@ pub fn native<'a, T: bytemuck::Pod>(v: &View<'a>) -> Cow<'a, [T]> {
 }
 
 /// A result may not have more bytes: data can ask for any shape, and memory that is touched is not refused but ends the process.
-const MAX_BYTES: usize = 1 << 34;
+const MAX_BYTES: usize = 1 << 32;
+
+thread_local! {
+    /// The limit of this thread.
+    static LIMIT: Cell<usize> = const { Cell::new(MAX_BYTES) };
+}
+
+/// Runs `compute` with a limit of the bytes of each result.
+pub fn with_limit<T>(bytes: usize, compute: impl FnOnce() -> T) -> T {
+    let before = LIMIT.replace(bytes);
+    let result = compute();
+    LIMIT.set(before);
+    result
+}
 
 /// Number of elements; an error where a shape is too large to exist.
 pub fn count(dtype: DType, shape: &[usize]) -> Result<usize> {
     let bytes = byte_len(dtype, shape);
-    bytes
-        .filter(|&b| b <= MAX_BYTES)
-        .map(|b| b / dtype.size())
-        .ok_or_else(|| StandardError::new(format!("{dtype}{shape:?} does not fit into memory")))
+    bytes.filter(|&b| b <= LIMIT.get()).map(|b| b / dtype.size()).ok_or_else(|| StandardError {
+        too_large: true,
+        ..StandardError::new(format!("{dtype}{shape:?} has more than {} bytes, the limit of a result", LIMIT.get()))
+    })
 }
 
 /// A tensor of floating-point numbers, each rounded to the type. An integer type takes them truncated and wrapped.

@@ -27,7 +27,7 @@ use std::sync::LazyLock;
 pub use call::{Call, Constant, Program, ProgramNode, Value};
 pub use data::{
     Arg, Args, Data, Strings, axis, broadcast, broadcast_index, count, floats, from_bools, from_bytes, from_floats,
-    from_ints, integers, native, strides,
+    from_ints, integers, native, strides, with_limit,
 };
 pub use infer::{Operand, Partial};
 pub use kind::{Extents, Kind, Known, kinds};
@@ -40,12 +40,14 @@ use crate::tensor::TensorError;
 pub struct StandardError {
     /// What is wrong, with the operand's position and shape.
     pub message: String,
+    /// Whether a result would have more bytes than the limit.
+    pub too_large: bool,
 }
 
 impl StandardError {
     /// An error with a message.
     pub fn new(message: impl Into<String>) -> StandardError {
-        StandardError { message: message.into() }
+        StandardError { message: message.into(), too_large: false }
     }
 }
 
@@ -112,7 +114,10 @@ pub fn run(call: &Call, operands: &[Arg<'_>]) -> Result<Vec<Data>, StandardError
     let computed = catch_unwind(AssertUnwindSafe(|| (entry.kernel)(call, &args)));
     let computed =
         computed.unwrap_or_else(|_| Err(StandardError::new("panic in the kernel, a defect of this program")));
-    let results = computed.map_err(|e| error(format!("{} (operands: {})", e.message, describe())))?;
+    let results = computed.map_err(|e| StandardError {
+        too_large: e.too_large,
+        ..error(format!("{} (operands: {})", e.message, describe()))
+    })?;
     let mut out = vec![];
     for (i, _) in call.wanted.iter().enumerate().filter(|(_, w)| **w) {
         match results.get(i).cloned().flatten() {

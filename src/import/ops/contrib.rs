@@ -86,7 +86,8 @@ fn pointwise(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
             let b = cx.operand(n, 1)?;
             x = cx.add(Op::Add {}, &[x, b])?;
             let shape = cx.shape(x);
-            let (Some(all), axis) = (shape.last(), shape.len() - 1) else { return Err(OpError::from("a scalar")) };
+            let Some((all, lead)) = shape.split_last() else { return Err(OpError::from("a scalar")) };
+            let axis = lead.len();
             let half = all.div_exact(&Dim::from(2)).ok_or("the width is odd")?;
             let left = attention::part(cx, x, axis, &Dim::from(0), &half)?;
             let right = attention::part(cx, x, axis, &half, all)?;
