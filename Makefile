@@ -2,9 +2,11 @@
 
 CARGO ?= cargo
 PLAN ?= target/demo-plan
+# A folder of exported models, where there is one.
+TESTBED ?= $(wildcard ../shared/testbed)
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check clean testbed onnx-conformance
+.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance
 
 all: test nits
 
@@ -33,8 +35,8 @@ nits: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 # Compiles and runs every exported model of a folder at four mappings; writes docs/testbed.md.
-TESTBED ?= ../shared/testbed
 testbed: setup
+	@test -n "$(TESTBED)" || { echo "no testbed: say make testbed TESTBED=DIR" >&2; exit 2; }
 	$(CARGO) build --quiet --locked --release
 	python3 tests/testbed/run.py --sinter target/release/sinter --models $(TESTBED) --report docs/testbed.md
 
@@ -51,6 +53,10 @@ $(ONNX)/done:
 	python3 -m zipfile -e $(ONNX)/onnx-1.22.0-*.whl $(ONNX)
 	touch $@
 
+# Random models for a minute: nothing may panic, hang, or take memory without limit.
+fuzz: setup
+	SINTER_FUZZ_SECONDS=60 $(CARGO) test --locked --test it fuzz_models
+
 bench: setup
 	$(CARGO) bench --locked --bench compile
 
@@ -58,7 +64,6 @@ bench: setup
 # and the network for numpy, onnx and onnxruntime. TESTBED is a folder of exported models; without it the bundled ones
 # are checked.
 VENV := target/venv
-TESTBED ?= $(wildcard ../shared/testbed)
 emit-check: setup
 	$(CARGO) build --quiet --locked
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
@@ -66,7 +71,7 @@ emit-check: setup
 	for m in "prefill-1024 --seq 128" "decode-1024 --seq 1 --past 512 --batch 4" \
 	  "prefill-512 --hidden 512 --heads 8 --kv-heads 8 --ffn 1408 --vocab 4096 --layers 4 --seq 256"; do \
 	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
-	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 3 --table docs/emit.md --limit 1.15 \
+	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
 
 clean:

@@ -65,6 +65,11 @@ impl Builder {
         self.opset >= NATIVE
     }
 
+    /// Remembers where an extent can be read.
+    pub(super) fn symbol(&mut self, symbol: &str, value: &str, axis: usize) {
+        self.symbols.entry(symbol.to_owned()).or_insert((value.to_owned(), axis));
+    }
+
     /// Keeps a name from being made up.
     pub(super) fn reserve(&mut self, name: &str) -> bool {
         self.taken.insert(name.to_owned())
@@ -142,6 +147,7 @@ impl Builder {
         for n in &mut self.nodes[start..] {
             n.input.iter_mut().chain(&mut n.output).filter(|s| *s == from).for_each(|s| to.clone_into(s));
         }
+        self.symbols.values_mut().filter(|(s, _)| s == from).for_each(|(s, _)| to.clone_into(s));
         true
     }
 
@@ -413,6 +419,26 @@ pub(super) fn float(name: &str, value: f32) -> AttributeProto {
 
 pub(super) fn string(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.as_bytes().to_vec()), ..attribute(name, AttributeType::String) }
+}
+
+pub(super) fn floats(name: &str, values: impl Iterator<Item = f32>) -> AttributeProto {
+    AttributeProto { floats: values.collect(), ..attribute(name, AttributeType::Floats) }
+}
+
+pub(super) fn strings(name: &str, values: &[String]) -> AttributeProto {
+    let values = values.iter().map(|s| s.as_bytes().to_vec()).collect();
+    AttributeProto { strings: values, ..attribute(name, AttributeType::Strings) }
+}
+
+/// An attribute that is a tensor.
+pub(super) fn constant_tensor(name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<AttributeProto> {
+    let value = TensorProto {
+        dims: shape.iter().map(|&d| d as i64).collect(),
+        data_type: Some(data_type(dtype)?),
+        raw_data: Some(Bytes::from(data.to_vec())),
+        ..TensorProto::default()
+    };
+    Ok(tensor(name, value))
 }
 
 fn tensor(name: &str, value: TensorProto) -> AttributeProto {

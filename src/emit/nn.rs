@@ -338,6 +338,16 @@ struct Bias {
 pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> Result<String> {
     let bias = bias(b, x, how)?;
     let dtype = x[0].ty.dtype;
+    if let Some(sink) = x.get(4) {
+        let y = attention_with_sink(b, x, bias.value.as_ref(), sink, how)?;
+        return match bias.rows {
+            None => Ok(y),
+            Some(rows) => {
+                let zero = b.scalar(dtype, 0.0)?;
+                Ok(b.op("Where", &[&rows, &y, &zero], vec![]))
+            }
+        };
+    }
     let mut operands = vec![("q", &x[0]), ("k", &x[1]), ("v", &x[2])];
     operands.extend(bias.value.as_ref().map(|v| ("bias", v)));
     let guard = how.safe && bias.empty && bias.rows.is_none();
@@ -355,6 +365,41 @@ pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> 
             Ok(b.op("Where", &[&rows, &y, &zero], vec![]))
         }
     }
+}
+
+/// The sink is one more score of each query, of a key without value.
+fn attention_with_sink(b: &mut Builder, x: &[Val], bias: Option<&Val>, sink: &Val, how: &Scores) -> Result<String> {
+    let dtype = x[0].ty.dtype;
+    let heads = &x[0].ty.shape[1];
+    let same = heads == &x[1].ty.shape[1];
+    let mut k = x[1].clone();
+    let mut v = x[2].name.clone();
+    if !same {
+        k.name = repeated(b, &k, heads)?;
+        v = repeated(b, &x[2], heads)?;
+    }
+    let scale = b.scalar(dtype, how.scale)?;
+    let q = b.op("Mul", &[&x[0].name, &scale], vec![]);
+    let k = transposed(b, &k)?;
+    let mut s = b.op("MatMul", &[&q, &k], vec![]);
+    if how.softcap != 0.0 {
+        let cap = b.scalar(dtype, how.softcap)?;
+        let part = b.op("Div", &[&s, &cap], vec![]);
+        let part = b.op("Tanh", &[&part], vec![]);
+        s = b.op("Mul", &[&part, &cap], vec![]);
+    }
+    if let Some(bias) = bias {
+        s = b.op("Add", &[&s, &bias.name], vec![]);
+    }
+    let rows = b.op("Shape", &[&s], vec![int("start", 0), int("end", 3)]);
+    let one = b.ints(&[1])?;
+    let shape = b.op("Concat", &[&rows, &one], vec![int("axis", 0)]);
+    let sink = b.op("Expand", &[&sink.name, &shape], vec![]);
+    let all = b.op("Concat", &[&s, &sink], vec![int("axis", -1)]);
+    let w = b.op("Softmax", &[&all], vec![int("axis", -1)]);
+    let (zero, end, axis) = (b.ints(&[0])?, b.ints(&[-1])?, b.ints(&[3])?);
+    let w = b.op("Slice", &[&w, &zero, &end, &axis], vec![]);
+    Ok(b.op("MatMul", &[&w, &v], vec![]))
 }
 
 fn attention_body(b: &mut Builder, p: &Place, x: &[Val], how: &Scores, guard: bool) -> Result<String> {

@@ -1,7 +1,7 @@
 //! One operator of a plan as ONNX nodes.
 
 use super::builder::{Builder, CONTRIB, Val, int};
-use super::{Dialect, EmitError, Result, nn};
+use super::{Dialect, EmitError, Result, nn, special};
 use crate::ir::{Body, DType, Dim, Literal, Op, TensorType};
 
 /// What the nodes of one rank depend on.
@@ -87,6 +87,11 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
             nn::add_layer_norm(b, p, &summed, eps.0)
         }
         Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
+        Op::Standard { call } => special::standard(b, call, x),
+        Op::Largest { k } => special::largest(b, &x[0], *k),
+        Op::ExpertMatmul { bits } => one(special::expert_matmul(b, x, *bits)?),
+        Op::Dequantize { bits } => one(special::dequantize(b, x, *bits)?),
+        Op::Append { tokens } => one(special::append(b, x, tokens)?),
         Op::Attention { scale, causal, softcap, safe } => {
             let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: *safe };
             one(nn::attention(b, p, x, &how)?)

@@ -183,7 +183,7 @@ fn attribute(r: &mut Random) -> AttributeProto {
         }
         _ => {
             let (name, values) = r.pick(TEXTS);
-            AttributeProto { s: Some(r.pick(values).as_bytes().to_vec().into()), ..named(name, AttributeType::String) }
+            AttributeProto { s: Some(r.pick(values).as_bytes().to_vec()), ..named(name, AttributeType::String) }
         }
     }
 }
@@ -327,7 +327,7 @@ fn random_models_of_every_operator() {
         let bytes = proto.encode_to_vec();
         let began = Instant::now();
         if trace {
-            eprintln!("seed {seed}");
+            println!("seed {seed}");
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&bytes, &inputs, &mut r)));
         let (stage, text) = outcome.unwrap_or_else(|_| ("panic", "panic outside of the executor".to_owned()));

@@ -25,6 +25,8 @@ import onnxruntime as ort
 
 DIALECTS = ("standard", "ort")
 # |a - b| <= absolute + relative * |b|, as `sinter run` has it; f16 also for what ONNX Runtime computes in f32.
+# Models of which the expected outputs are less precise, with the reason.
+LOOSE = {"llama-genai-int4-cpu": (5e-2, 5e-2)}  # ONNX Runtime rounds activations to 8 bits (accuracy_level 4)
 TOLERANCE = {"float32": (1e-4, 1e-4), "float64": (1e-9, 1e-9), "float16": (2e-2, 2e-2)}
 # Below this, the time is that of starting a session's run, and ratios mean nothing.
 SHORTEST_MS = 1.0
@@ -48,7 +50,7 @@ def numbered(folder, prefix):
     return out
 
 
-def difference(actual, expected):
+def difference(actual, expected, name):
     """The largest absolute difference, and whether all elements are close enough."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return float("inf"), False
@@ -57,7 +59,7 @@ def difference(actual, expected):
     a, e = actual.astype(np.float64), expected.astype(np.float64)
     same = (a == e) | (np.isnan(a) & np.isnan(e))
     d = np.where(same, 0.0, np.abs(a - e))
-    absolute, relative = TOLERANCE.get(str(expected.dtype), (0.0, 0.0))
+    absolute, relative = LOOSE.get(name, TOLERANCE.get(str(expected.dtype), (0.0, 0.0)))
     close = same | (d <= absolute + relative * np.abs(e))
     return float(np.nan_to_num(d, nan=np.inf).max()), bool(close.all())
 
@@ -117,7 +119,7 @@ def check(folder, sinter, work, threads, seconds):
     for dialect, ms in zip(order, times):
         worst, fine = 0.0, True
         for name, a, e in zip([o.name for o in some.get_outputs()], run[dialect], outputs):
-            d, ok = difference(a, e)
+            d, ok = difference(a, e, folder.name)
             worst = max(worst, d)
             if not ok:
                 fine = False

@@ -1,0 +1,156 @@
+//! Experts, weights of few bits, caches with row lengths, and standard operators as ONNX nodes.
+
+use sinter_runtime::standard::{Call, Constant, Value};
+
+use super::builder::{Builder, Val, constant_tensor, float, floats, int, ints, string, strings};
+use super::{EmitError, Result};
+use crate::ir::{DType, Dim, Literal, TensorType};
+
+/// Opsets of which the operators that come here mean the same; versions between them only add element types.
+const SAME: std::ops::RangeInclusive<i64> = 13..=25;
+
+/// A standard operator is written as it was read.
+pub(super) fn standard(b: &mut Builder, call: &Call, x: &[Val]) -> Result<Vec<String>> {
+    let refuse = |why: &str| Err(EmitError::Operator(format!("{} {why}", call.title())));
+    if call.domain.is_empty() && !SAME.contains(&call.opset) {
+        return refuse(&format!("of opset {}", call.opset));
+    }
+    if x.iter().any(|v| v.ty.dtype == DType::Opaque) || call.results.iter().any(|t| t.dtype == DType::Opaque) {
+        return refuse("on values that are no tensors of numbers");
+    }
+    let mut attributes = vec![];
+    for (name, v) in &call.attrs {
+        attributes.push(match v {
+            Value::Int(v) => int(name, *v),
+            Value::Float(v) => float(name, v.0 as f32),
+            Value::Text(v) => string(name, v),
+            Value::Ints(v) => ints(name, v),
+            Value::Floats(v) => floats(name, v.iter().map(|r| r.0 as f32)),
+            Value::Texts(v) => strings(name, v),
+            Value::Tensor(Constant { dtype, shape, data, .. }) => constant_tensor(name, *dtype, shape, data)?,
+            Value::Graph(_) => return refuse("with a body"),
+        });
+    }
+    let mut operands = x.iter();
+    let mut inputs: Vec<&str> = vec![];
+    for p in &call.present {
+        inputs.push(if *p { operands.next().map_or("", |v| v.name.as_str()) } else { "" });
+    }
+    let mut results = b.call(&call.domain, &call.op, &inputs, call.wanted.len(), attributes).into_iter();
+    let mut out: Vec<String> = vec![];
+    for w in &call.wanted {
+        let name = results.next().unwrap_or_default();
+        if *w {
+            out.push(name);
+        }
+    }
+    // Extents that only execution shows are read from the results.
+    for (name, t) in out.iter().zip(&call.results) {
+        for (axis, d) in t.shape.iter().enumerate() {
+            if let Some(s) = d.as_sym() {
+                b.symbol(s, name, axis);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The k largest of each row, and where they are.
+pub(super) fn largest(b: &mut Builder, x: &Val, k: i64) -> Result<Vec<String>> {
+    let k = b.ints(&[k])?;
+    Ok(b.call("", "TopK", &[&x.name, &k], 2, vec![int("axis", -1)]))
+}
+
+/// Each token times the transposed matrices of its experts.
+pub(super) fn expert_matmul(b: &mut Builder, x: &[Val], bits: i64) -> Result<String> {
+    let w = if bits == 0 { x[1].name.clone() } else { dequantize(b, &[&x[1..2], &x[3..]].concat(), bits)? };
+    let chosen = b.op("Gather", &[&w, &x[2].name], vec![int("axis", 0)]);
+    let last = b.ints(&[-1])?;
+    let column = b.op("Unsqueeze", &[&x[0].name, &last], vec![]);
+    let y = b.op("MatMul", &[&chosen, &column], vec![]);
+    Ok(b.op("Squeeze", &[&y, &last], vec![]))
+}
+
+/// Numbers of few bits as (number - zero) * scale.
+pub(super) fn dequantize(b: &mut Builder, x: &[Val], bits: i64) -> Result<String> {
+    let bad = || EmitError::Operator(format!("dequantize of {} with {bits} bits", x[0].ty));
+    let extents = |t: &TensorType| t.shape.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
+    let (packed, scales) = (extents(&x[0].ty).ok_or_else(bad)?, extents(&x[1].ty).ok_or_else(bad)?);
+    let (Some((&m, lead)), Some(&runs)) = (packed.split_last(), scales.last()) else { return Err(bad()) };
+    if !matches!(bits, 1 | 2 | 4 | 8) || runs <= 0 {
+        return Err(bad());
+    }
+    let per_byte = 8 / bits;
+    let width = m * per_byte;
+    let u8s = |b: &mut Builder, v: i64| b.constant(&Literal::ints(DType::U8, vec![], &[v]));
+    let mut parts = vec![];
+    let last = b.ints(&[-1])?;
+    for i in 0..per_byte {
+        let mut part = x[0].name.clone();
+        if i > 0 {
+            let by = u8s(b, i * bits)?;
+            part = b.op("BitShift", &[&part, &by], vec![string("direction", "RIGHT")]);
+        }
+        if bits < 8 {
+            let mask = u8s(b, (1 << bits) - 1)?;
+            part = b.op("BitwiseAnd", &[&part, &mask], vec![]);
+        }
+        parts.push(b.op("Unsqueeze", &[&part, &last], vec![]));
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let all = if let [one] = parts[..] { one.to_owned() } else { b.op("Concat", &parts, vec![int("axis", -1)]) };
+    let shape = |tail: &[i64]| [lead, tail].concat();
+    let by_run = b.ints(&shape(&[runs, width / runs]))?;
+    let numbers = b.op("Reshape", &[&all, &by_run], vec![]);
+    let dtype = x[1].ty.dtype;
+    let numbers = b.cast(&numbers, DType::U8, dtype)?;
+    let zero = match x.get(2) {
+        None => b.scalar(dtype, f64::from(1u32 << (bits - 1)))?,
+        Some(z) => {
+            let z = b.cast(&z.name, z.ty.dtype, dtype)?;
+            b.op("Unsqueeze", &[&z, &last], vec![])
+        }
+    };
+    let scale = b.op("Unsqueeze", &[&x[1].name, &last], vec![]);
+    let from_zero = b.op("Sub", &[&numbers, &zero], vec![]);
+    let scaled = b.op("Mul", &[&from_zero, &scale], vec![]);
+    let whole = b.ints(&shape(&[width]))?;
+    Ok(b.op("Reshape", &[&scaled, &whole], vec![]))
+}
+
+/// A cache whose rows have lengths of their own, after the new tokens: row by row the tokens are taken from
+/// past ++ new ++ zeros.
+pub(super) fn append(b: &mut Builder, x: &[Val], tokens: &Dim) -> Result<String> {
+    let bad = || EmitError::Operator(format!("append of {} to {}", x[1].ty, x[0].ty));
+    let ([batch, heads, past, width], [_, _, new, _]) = (&x[0].ty.shape[..], &x[1].ty.shape[..]) else {
+        return Err(bad());
+    };
+    let one = Dim::from(1);
+    let zero = b.scalar(x[0].ty.dtype, 0.0)?;
+    let row = b.extents(&[batch.clone(), heads.clone(), one, width.clone()])?;
+    let empty = b.op("Expand", &[&zero, &row], vec![]);
+    let all = b.op("Concat", &[&x[0].name, &x[1].name, &empty], vec![int("axis", 2)]);
+    // Position t of a row with p old tokens: t, then past + t - p, then the zeros behind.
+    let (n, old, behind) = (b.extent_scalar(new)?, b.extent_scalar(past)?, b.extent_scalar(&(past + new))?);
+    let length = b.cast(&x[2].name, x[2].ty.dtype, DType::I64)?;
+    let int0 = b.constant(&Literal::ints(DType::I64, vec![], &[0]))?;
+    let int1 = b.constant(&Literal::ints(DType::I64, vec![], &[1]))?;
+    let p = b.op("Sub", &[&length, &n], vec![]);
+    let p = b.op("Max", &[&p, &int0], vec![]);
+    let column = b.ints(&[-1, 1])?;
+    let p = b.op("Reshape", &[&p, &column], vec![]);
+    let limit = b.extent_scalar(tokens)?;
+    let t = b.op("Range", &[&int0, &limit, &int1], vec![]);
+    let is_old = b.op("Less", &[&t, &p], vec![]);
+    let end = b.op("Add", &[&p, &n], vec![]);
+    let is_new = b.op("Less", &[&t, &end], vec![]);
+    let from_new = b.op("Sub", &[&t, &p], vec![]);
+    let from_new = b.op("Add", &[&from_new, &old], vec![]);
+    let at = b.op("Where", &[&is_new, &from_new, &behind], vec![]);
+    let at = b.op("Where", &[&is_old, &t, &at], vec![]);
+    let axes = b.ints(&[1, 3])?;
+    let at = b.op("Unsqueeze", &[&at, &axes], vec![]);
+    let shape = b.extents(&[batch.clone(), heads.clone(), tokens.clone(), width.clone()])?;
+    let at = b.op("Expand", &[&at, &shape], vec![]);
+    Ok(b.op("GatherElements", &[&all, &at], vec![int("axis", 2)]))
+}
