@@ -364,7 +364,7 @@ ops! {
     Expand = "expand", Layout, 1..=1, 1, { shape: Shape };
     /// Joins along an axis.
     Concat = "concat", Layout, 1..=usize::MAX, 1, { axis: i64 };
-    /// (past, new, length): a cache [batch, heads, tokens, width] of row lengths [batch] after the new tokens. A row keeps its first length - new tokens of past (none where that is negative), the new ones follow, then zeros up to `tokens`.
+    /// (past, new, length): a cache [batch, heads, tokens, width] with a length for each row of the batch, after the new tokens. A row keeps its first length - new tokens of past (none where that is negative), the new ones follow, then zeros up to `tokens`.
     Append = "append", Layout, 3..=3, 1, { tokens: Dim };
     /// Elements start, start + step, ... below end along one axis.
     Slice = "slice", Layout, 1..=1, 1, { axis: i64, start: Dim, end: Dim, step: i64 = 1 };

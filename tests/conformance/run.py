@@ -105,7 +105,12 @@ def write(path, total, results):
     for name, (outcome, text) in results.items():
         if outcome != "passed":
             # The first line, without what belongs to one case only.
-            reason = re.sub(r"^(error: )?(node \d+ `[^`]*` )?", "", text.splitlines()[0] if text else "")
+            lines_of = text.splitlines() or [""]
+            reason = re.sub(r"^(error: )?(node \d+ `[^`]*` )?", "", lines_of[0])
+            if reason.endswith(":") and len(lines_of) > 1:
+                reason += " " + lines_of[1].split(" (")[0].strip()
+            # What a run says of shapes belongs to one case.
+            reason = re.sub(r"^rank \d+, step \d+ \(.*?\)\): |( \(operands: .*\))$", "", reason)
             reasons[(outcome, reason)].append(name)
     lines += ["", "| outcome | reason | cases |", "|---|---|---|"]
     for (outcome, reason), names in sorted(reasons.items()):
