@@ -174,7 +174,7 @@ pub(super) fn range(d: DType) -> (i128, i128) {
 }
 
 /// The element type of an ONNX data type number; `Opaque` for strings.
-pub(super) fn dtype_of_code(code: i64) -> Result<DType> {
+pub(in crate::standard) fn dtype_of_code(code: i64) -> Result<DType> {
     Ok(match code {
         1 => DType::F32,
         2 => DType::U8,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::elem::dtype_of_code;
 use super::super::kind::{Kind, Known};
 use super::super::{Arg, Args, Call, Data, StandardError, Strings, broadcast, broadcast_index, from_bools, from_ints};
 use super::flow::tensor;
@@ -59,36 +60,6 @@ fn strings<'a>(x: &Args<'a>, i: usize) -> Result<&'a Strings> {
 
 fn one(shape: &[usize], values: Vec<String>) -> Results {
     Ok(vec![Some(Strings { shape: shape.to_vec(), values }.into())])
-}
-
-/// The element type that ONNX gives a number.
-fn dtype_of(code: i64) -> Option<DType> {
-    Some(match code {
-        1 => DType::F32,
-        2 => DType::U8,
-        3 => DType::I8,
-        4 => DType::U16,
-        5 => DType::I16,
-        6 => DType::I32,
-        7 => DType::I64,
-        9 => DType::Bool,
-        10 => DType::F16,
-        11 => DType::F64,
-        12 => DType::U32,
-        13 => DType::U64,
-        16 => DType::BF16,
-        17 => DType::F8E4M3FN,
-        18 => DType::F8E4M3FNUZ,
-        19 => DType::F8E5M2,
-        20 => DType::F8E5M2FNUZ,
-        21 => DType::U4,
-        22 => DType::I4,
-        23 => DType::F4E2M1,
-        24 => DType::F8E8M0,
-        25 => DType::U2,
-        26 => DType::I2,
-        _ => return None,
-    })
 }
 
 pub(super) fn concat(_: &Call, x: &Args<'_>) -> Results {
@@ -235,7 +206,7 @@ pub(super) fn kinds(c: &Call, x: &[Option<Known>]) -> Result<Option<Vec<Kind>>> 
         "Cast" | "CastLike" if is_strings(kind(0)) => {
             let dtype = match kind(1) {
                 Some(k) => k.dtype(),
-                None => c.int("to").and_then(dtype_of),
+                None => c.int("to").and_then(|t| dtype_of_code(t).ok()),
             };
             match dtype {
                 Some(d) => vec![tensor(d, extents(0))],

@@ -2,8 +2,9 @@
 
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::dtype_of_code;
 use crate::standard::infer::required;
-use crate::standard::tensor::{Numbers, carried, dims, dtype_of_code, multiply};
+use crate::standard::tensor::{Numbers, carried, dims, multiply};
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats};
 
 type Result<T> = std::result::Result<T, StandardError>;

@@ -3,8 +3,9 @@
 
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::dtype_of_code;
 use crate::standard::infer::required;
-use crate::standard::tensor::{carried, dims, dtype_of_code, extents};
+use crate::standard::tensor::{carried, dims, extents};
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats, from_ints};
 
 type Result<T> = std::result::Result<T, StandardError>;

@@ -4,8 +4,9 @@ use std::f64::consts::PI;
 
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::dtype_of_code;
 use crate::standard::infer::required;
-use crate::standard::tensor::{carried, dims, dtype_of_code, unknown};
+use crate::standard::tensor::{carried, dims, unknown};
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats};
 
 type Result<T> = std::result::Result<T, StandardError>;

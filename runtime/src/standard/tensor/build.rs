@@ -1,8 +1,9 @@
 //! Tensors made from a shape or from a few numbers.
 
-use super::moved::{Source, assemble, carried, dims, dtype_of_code, extents, length, unknown};
+use super::moved::{Source, assemble, carried, dims, extents, length, unknown};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::dtype_of_code;
 use crate::standard::infer::required;
 use crate::standard::{
     Args, Call, Data, Operand, Partial, StandardError, Strings, count, floats, from_bytes, from_floats, from_ints,

@@ -15,7 +15,7 @@ mod tests;
 mod unique;
 
 pub(super) use matmul::{Numbers, multiply, parallelism};
-pub(super) use moved::{Source, carried, dims, dtype_of_code, extents, unknown};
+pub(super) use moved::{Source, carried, dims, extents, unknown};
 
 use super::{Entry, infer, row};
 

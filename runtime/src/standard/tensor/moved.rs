@@ -305,37 +305,6 @@ pub(in crate::standard) fn extents(list: &[i64]) -> Result<Vec<usize>> {
         .collect()
 }
 
-/// The element type of an ONNX code (`TensorProto.DataType`).
-pub(in crate::standard) fn dtype_of_code(code: i64) -> Result<DType> {
-    Ok(match code {
-        1 => DType::F32,
-        2 => DType::U8,
-        3 => DType::I8,
-        4 => DType::U16,
-        5 => DType::I16,
-        6 => DType::I32,
-        7 => DType::I64,
-        8 => DType::Opaque,
-        9 => DType::Bool,
-        10 => DType::F16,
-        11 => DType::F64,
-        12 => DType::U32,
-        13 => DType::U64,
-        16 => DType::BF16,
-        17 => DType::F8E4M3FN,
-        18 => DType::F8E4M3FNUZ,
-        19 => DType::F8E5M2,
-        20 => DType::F8E5M2FNUZ,
-        21 => DType::U4,
-        22 => DType::I4,
-        23 => DType::F4E2M1,
-        24 => DType::F8E8M0,
-        25 => DType::U2,
-        26 => DType::I2,
-        _ => return Err(StandardError::new(format!("the element type {code} is not supported"))),
-    })
-}
-
 /// A result of moved elements: what holds strings has no extents.
 pub(in crate::standard) fn carried(dtype: DType, shape: impl IntoIterator<Item = Option<Dim>>) -> Partial {
     if dtype == DType::Opaque {
