@@ -355,3 +355,33 @@ fn random_models_of_every_operator() {
     // Most do not fit, but enough do.
     assert!(reached.get("done").copied().unwrap_or(0) > 0, "{reached:?}");
 }
+
+/// Positions at the end of the range of integers overflowed when their end was computed.
+#[test]
+fn positions_at_the_end_of_all_integers() {
+    let ints = |name: &str, dims: Vec<i64>, v: i64| TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(7),
+        dims,
+        int64_data: vec![v],
+        ..Default::default()
+    };
+    let node = NodeProto {
+        op_type: Some("ScatterND".to_owned()),
+        input: ["x", "at", "new"].map(str::to_owned).to_vec(),
+        output: vec!["y".to_owned()],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        input: vec![value_info("x", 7, &[Some(3)])],
+        initializer: vec![ints("at", vec![1, 1], i64::MAX), ints("new", vec![1], 1)],
+        node: vec![node],
+        output: vec![ValueInfoProto { name: Some("y".to_owned()), ..Default::default() }],
+        ..Default::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(18) }];
+    let model = ModelProto { ir_version: Some(10), graph: Some(graph), opset_import, ..Default::default() };
+    let inputs = [("x".to_owned(), DType::I64, vec![3])];
+    let (stage, text) = attempt(&model.encode_to_vec(), &inputs, &mut Random::new(1));
+    assert!(stage == "run" && !text.contains("panic"), "{stage}: {text}");
+}

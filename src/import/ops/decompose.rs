@@ -283,7 +283,8 @@ fn progression(cx: &Context<'_>, id: NodeId) -> Option<(Dim, Dim)> {
             let v = value.to_i64()?;
             let first = *v.first()?;
             let rises = v.iter().enumerate().all(|(i, &x)| x == first.wrapping_add(i as i64));
-            (rises && first >= 0).then(|| (Dim::from(first), Dim::from(first + v.len() as i64)))
+            let end = first.checked_add(v.len() as i64)?;
+            (rises && first >= 0).then(|| (Dim::from(first), Dim::from(end)))
         }
         _ => None,
     }
