@@ -9,7 +9,7 @@ use crate::import;
 use crate::import::proto::{
     AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, TensorProto, attribute_proto::AttributeType,
 };
-use crate::ir::{DType, Dim, Literal, TensorType};
+use crate::ir::{DType, Dim, Literal, TensorType, unique_name};
 
 /// The domain of local functions.
 pub(super) const DOMAIN: &str = "sinter";
@@ -82,13 +82,7 @@ impl Builder {
 
     /// A name that nothing has yet.
     pub(super) fn unique(&mut self, base: &str) -> String {
-        let mut name = base.to_owned();
-        let mut i = 1;
-        while !self.taken.insert(name.clone()) {
-            i += 1;
-            name = format!("{base}.{i}");
-        }
-        name
+        unique_name(&mut self.taken, base)
     }
 
     /// Adds a node with one result.

@@ -22,7 +22,7 @@ use crate::import::proto::{
     GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     tensor_proto::DataLocation, tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto,
 };
-use crate::ir::{DType, Dim, Op, TensorType};
+use crate::ir::{DType, Dim, Op, TensorType, unique_name};
 use crate::lower::{self, LowerError};
 
 /// Which operators stand for fused ones.
@@ -474,19 +474,7 @@ fn boundaries(plan: &Plan) -> BTreeMap<(usize, ValueId), String> {
             }
             // An output of the model that is also sent crosses under its own name.
             let output = plan.outputs.iter().find(|o| o.stage == s && o.value == id);
-            let name = output.map_or_else(
-                || {
-                    let base = &stage.value(id).name;
-                    let mut name = base.clone();
-                    let mut i = 1;
-                    while !taken.insert(name.clone()) {
-                        i += 1;
-                        name = format!("{base}.{i}");
-                    }
-                    name
-                },
-                |o| o.name.clone(),
-            );
+            let name = output.map_or_else(|| unique_name(&mut taken, &stage.value(id).name), |o| o.name.clone());
             out.insert((s, id), name);
         }
     }

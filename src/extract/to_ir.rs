@@ -7,7 +7,7 @@ use egg::Id;
 
 use super::ExtractError;
 use super::space::{ClassId, Space};
-use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part};
+use crate::ir::{Class, Graph, Node, NodeId, Op, Output, Part, unique_name};
 use crate::saturate::Program;
 use crate::saturate::language::ENode;
 
@@ -169,7 +169,7 @@ pub fn to_ir(
                         None => t.node.op.title().to_owned(),
                     },
                 };
-                unique(&mut taken, base)
+                unique_name(&mut taken, &base)
             }
         };
         let data = &eg[space.ids[c as usize]].data;
@@ -198,14 +198,4 @@ pub fn to_ir(
 /// A name without the operator that was appended to it.
 fn stem<'a>(name: &'a str, op: &str) -> &'a str {
     name.strip_suffix(op).and_then(|n| n.strip_suffix('.')).filter(|n| !n.is_empty()).unwrap_or(name)
-}
-
-fn unique(taken: &mut BTreeSet<String>, base: String) -> String {
-    let mut name = base.clone();
-    let mut i = 1;
-    while !taken.insert(name.clone()) {
-        i += 1;
-        name = format!("{base}.{i}");
-    }
-    name
 }

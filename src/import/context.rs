@@ -207,7 +207,6 @@ impl<'a> Context<'a> {
             }
             Err(e) => return Err(e),
         };
-        let results = all_wanted(node, results)?;
         for (name, val) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
             self.define(name, val).map_err(|e| OpError::from(e.to_string()))?;
         }
@@ -216,13 +215,13 @@ impl<'a> Context<'a> {
 
     /// Whether an operand has an element type that only standard operators take.
     fn is_foreign(&mut self, node: &NodeProto) -> Result<bool> {
+        let moves = ops::moves(node);
         for i in 0..node.input.len() {
             let dtype = match self.input(node, i)? {
                 Some(Val::Node(id)) => self.graph.node(id).types.first().map(|t| t.dtype),
                 Some(Val::Sym(s)) => Some(s.dtype),
                 None => None,
             };
-            let moves = ops::moves(node);
             if dtype.is_some_and(|d| d == DType::Opaque || !d.is_core() && !moves) {
                 return Ok(true);
             }

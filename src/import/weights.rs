@@ -28,9 +28,7 @@ impl Weight {
     pub fn data(&self) -> WeightData<'_> {
         self.random.as_ref().map_or(WeightData::Bytes(&self.bytes), WeightData::Random)
     }
-}
 
-impl Weight {
     /// A weight with its data.
     pub(super) fn new(ty: TensorType, bytes: Bytes) -> Weight {
         Weight { ty, bytes, random: None }

@@ -231,3 +231,14 @@ impl Graph {
         out
     }
 }
+
+/// A name that `taken` does not have, which it has from then on: `base`, or `base.2` and so on.
+pub fn unique_name(taken: &mut std::collections::BTreeSet<String>, base: &str) -> String {
+    let mut name = base.to_owned();
+    let mut i = 1;
+    while !taken.insert(name.clone()) {
+        i += 1;
+        name = format!("{base}.{i}");
+    }
+    name
+}

@@ -8,7 +8,7 @@ mod op_ref;
 mod text;
 mod verify;
 
-pub use graph::{Graph, Node, NodeId, Output};
+pub use graph::{Graph, Node, NodeId, Output, unique_name};
 pub use infer::{InferError, broadcast, infer};
 pub use op_ref::OpRef;
 pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};

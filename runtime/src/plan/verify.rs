@@ -55,13 +55,14 @@ pub(crate) fn structure(plan: &Plan) -> Vec<String> {
     for input in &plan.inputs {
         unknown_symbols(&known, input.ty.shape.iter(), &format!("input `{}`", input.name), &mut problems);
     }
+    let all = known.union(&plan.late_symbols()).cloned().collect();
+    let symbols = Symbols { inputs: known, all };
     for (i, stage) in plan.stages.iter().enumerate() {
         let outputs: Vec<ValueId> = plan.outputs.iter().filter(|o| o.stage == i).map(|o| o.value).collect();
-        check_stage(plan, plan.mapping, stage, &format!("stage {i}"), &known, &outputs, &mut problems);
+        check_stage(plan, plan.mapping, stage, &format!("stage {i}"), &symbols, &outputs, &mut problems);
     }
     for o in &plan.outputs {
-        let known = known.union(&plan.late_symbols()).cloned().collect();
-        unknown_symbols(&known, o.ty.shape.iter(), &format!("output `{}`", o.name), &mut problems);
+        unknown_symbols(&symbols.all, o.ty.shape.iter(), &format!("output `{}`", o.name), &mut problems);
         let value = plan.stages.get(o.stage).and_then(|s| s.values.get(o.value.0));
         match value {
             None => problems
@@ -90,9 +91,17 @@ pub(crate) fn structure(plan: &Plan) -> Vec<String> {
         }
         let outputs: Vec<ValueId> = plan.outputs.iter().filter_map(|o| find(&o.name)).collect();
         let single = Mapping { tp: 1, pp: 1 };
-        check_stage(plan, single, reference, "reference program", &known, &outputs, &mut problems);
+        check_stage(plan, single, reference, "reference program", &symbols, &outputs, &mut problems);
     }
     problems
+}
+
+/// Symbols that have values.
+struct Symbols {
+    /// From the start: extents of inputs.
+    inputs: BTreeSet<String>,
+    /// By the end: those, and what results of standard operators show.
+    all: BTreeSet<String>,
 }
 
 fn unknown_symbols<'a>(
@@ -127,20 +136,18 @@ fn check_stage(
     mapping: Mapping,
     stage: &Stage,
     at: &str,
-    known: &BTreeSet<String>,
+    symbols: &Symbols,
     outputs: &[ValueId],
     problems: &mut Vec<String>,
 ) {
     let before = problems.len();
     let mut names = BTreeSet::new();
-    let inputs = known;
-    let known = &known.union(&plan.late_symbols()).cloned().collect();
     for (i, v) in stage.values.iter().enumerate() {
         let here = format!("{at}, value `{}`", v.name);
         if !names.insert(&v.name) {
             problems.push(format!("{at}: two values are called `{}`", v.name));
         }
-        unknown_symbols(known, v.ty.shape.iter(), &here, problems);
+        unknown_symbols(&symbols.all, v.ty.shape.iter(), &here, problems);
         match &v.source {
             Source::Input { index, part } => match plan.inputs.get(*index) {
                 None => problems.push(format!("{here}: input {index} does not exist")),
@@ -172,10 +179,10 @@ fn check_stage(
         }
     }
     for (i, b) in stage.buffers.iter().enumerate() {
-        unknown_symbols(inputs, b.bytes.iter(), &format!("{at}, buffer {i}"), problems);
+        unknown_symbols(&symbols.inputs, b.bytes.iter(), &format!("{at}, buffer {i}"), problems);
     }
     for (i, step) in stage.steps.iter().enumerate() {
-        check_step(mapping, stage, step, &format!("{at}, step {i} ({})", step.op.name()), known, problems);
+        check_step(mapping, stage, step, &format!("{at}, step {i} ({})", step.op.name()), &symbols.all, problems);
     }
     if outputs.iter().any(|o| o.0 >= stage.values.len()) {
         problems.push(format!("{at}: an output is no value of it"));
