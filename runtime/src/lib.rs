@@ -9,6 +9,7 @@ pub mod body;
 pub mod comm;
 pub mod compare;
 pub mod cpu;
+pub mod cuda;
 pub mod dim;
 pub mod dtype;
 pub mod executor;

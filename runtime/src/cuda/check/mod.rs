@@ -1,0 +1,116 @@
+//! Runs kernels on a device and compares them with references in f64; measures what they move.
+//!
+//! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
+
+mod harness;
+mod small_floats;
+
+pub use harness::{Difference, Harness, Limit};
+
+use super::CudaError;
+
+/// Why a case failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The device or a launcher failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// The kernel computed something else than the reference.
+    #[error("{0}")]
+    Differs(String),
+    /// The reference could not be computed.
+    #[error("the reference: {0}")]
+    Reference(String),
+}
+
+impl From<super::LaunchError> for CheckError {
+    fn from(e: super::LaunchError) -> Self {
+        CheckError::Cuda(e.into())
+    }
+}
+
+/// How much memory and time a case takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// Small enough for the emulated driver.
+    Small,
+    /// For a GPU only.
+    Large,
+}
+
+type Run = Box<dyn Fn(&Harness<'_>) -> Result<Difference, CheckError> + Send + Sync>;
+
+/// One kernel on one shape.
+pub struct Case {
+    /// The operator, such as `add_rms_norm`.
+    pub kernel: &'static str,
+    /// Element type, shape and what else tells cases apart.
+    pub label: String,
+    /// Where it runs.
+    pub size: Size,
+    run: Run,
+}
+
+impl Case {
+    /// A case; `run` computes with the device and with the reference, and compares.
+    pub fn new(
+        kernel: &'static str,
+        label: String,
+        size: Size,
+        run: impl Fn(&Harness<'_>) -> Result<Difference, CheckError> + Send + Sync + 'static,
+    ) -> Case {
+        Case { kernel, label, size, run: Box::new(run) }
+    }
+
+    /// Executes the case.
+    pub fn run(&self, harness: &Harness<'_>) -> Result<Difference, CheckError> {
+        (self.run)(harness)
+    }
+}
+
+/// Every case, by kernel.
+pub fn cases() -> Vec<Case> {
+    [small_floats::cases()].into_iter().flatten().collect()
+}
+
+type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
+
+/// A measurement of one kernel on one shape.
+pub struct Benchmark {
+    /// The operator.
+    pub kernel: &'static str,
+    /// Element type and shape.
+    pub label: String,
+    prepare: Prepare,
+}
+
+/// A prepared measurement: the launches of one round on different buffers, and what each moves.
+pub struct Timed {
+    /// Launches that are timed one after the other. They use different buffers, so that no round finds its data in the cache.
+    pub launches: Vec<super::Launch>,
+    /// Memory that the launches use.
+    pub buffers: Vec<super::DeviceBuffer>,
+    /// Bytes that one launch has to read and to write at least.
+    pub bytes: u64,
+}
+
+impl Benchmark {
+    /// A measurement; `prepare` allocates and fills the buffers.
+    pub fn new(
+        kernel: &'static str,
+        label: String,
+        prepare: impl Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync + 'static,
+    ) -> Benchmark {
+        Benchmark { kernel, label, prepare: Box::new(prepare) }
+    }
+
+    /// Allocates and fills the buffers.
+    pub fn prepare(&self, harness: &Harness<'_>) -> Result<Timed, CheckError> {
+        (self.prepare)(harness)
+    }
+}
+
+/// Every measurement, by kernel.
+pub fn benchmarks() -> Vec<Benchmark> {
+    vec![]
+}

@@ -1,0 +1,74 @@
+//! CUDA kernels of the runtime: sources, compilation by NVRTC, launchers with their checks, and the device.
+//!
+//! Nothing here needs CUDA to build. The driver and NVRTC are loaded when they are first used; a machine without them gets
+//! one error that says what is missing. A launcher is a pure function from operands to a [`Launch`]: it checks element
+//! types, shapes, alignment and sizes, and picks kernel, grid and block. [`Device`] compiles the kernel, keeps it in
+//! a cache, and launches it.
+
+mod cache;
+pub mod check;
+mod device;
+mod launch;
+mod library;
+mod nvrtc;
+mod source;
+
+pub use cache::ModuleCache;
+pub use device::{Device, DeviceBuffer, Stream};
+pub use launch::{DeviceInfo, Launch, LaunchError, View, ViewMut};
+pub use library::{driver_present, require_driver, require_nvrtc};
+pub use nvrtc::{Compiled, Compiler, Image, Target};
+pub use source::{FILES, Kernel, module_source};
+
+/// Why something about CUDA failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    /// A library is not on this machine.
+    #[error("{library} was not found: {help}")]
+    Missing {
+        /// The library, with its file name.
+        library: &'static str,
+        /// What to do.
+        help: String,
+    },
+    /// A library lacks a function; it is too old.
+    #[error("{library} has no function `{symbol}`; it is older than CUDA 12")]
+    Symbol {
+        /// The library.
+        library: &'static str,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// The driver sees no device, or not the one asked for.
+    #[error("{0}")]
+    NoDevice(String),
+    /// A call of the driver failed.
+    #[error("{call}: {message}")]
+    Driver {
+        /// What was called.
+        call: String,
+        /// The driver's name and description of the error.
+        message: String,
+    },
+    /// NVRTC refused a kernel.
+    #[error("NVRTC cannot compile `{kernel}` for {target}: {log}")]
+    Compile {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        target: String,
+        /// The compiler's messages.
+        log: String,
+    },
+    /// A launch was refused before the driver was called.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+}
+
+/// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
+pub fn catalog() -> Vec<Kernel> {
+    let families: [Vec<Kernel>; 0] = [];
+    families.into_iter().flatten().collect()
+}
+
+type Result<T> = std::result::Result<T, CudaError>;

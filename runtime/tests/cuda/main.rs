@@ -1,0 +1,20 @@
+//! The CUDA path without a GPU: launchers, NVRTC's place, module cache and kernels on an emulated driver.
+
+mod emulator;
+
+use sinter_runtime::cuda::check::{Harness, Size, cases};
+
+/// Every small case of one or more kernels.
+fn check(kernels: &[&str]) {
+    let harness = Harness::new(emulator::device()).unwrap();
+    let cases: Vec<_> = cases().into_iter().filter(|c| c.size == Size::Small && kernels.contains(&c.kernel)).collect();
+    assert!(!cases.is_empty(), "no case of {kernels:?}");
+    let failed: Vec<String> =
+        cases.iter().filter_map(|c| c.run(&harness).err().map(|e| format!("{} {}: {e}", c.kernel, c.label))).collect();
+    assert!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
+}
+
+#[test]
+fn conversions_agree_with_the_reference() {
+    check(&["convert"]);
+}
