@@ -3,7 +3,7 @@
 // x and y are [n] elements of T in n / PER_PACK<T> packs of 16 bytes and a rest; exchange.cuh tells how packs travel. The sum runs over ranks 0, 1, ...
 // in f32, then the residual is added, and the result is rounded to T once: all ranks get the same bits, by either way.
 //
-// all_reduce_one_shot: each rank sends all of x to all peers and sums for itself. all_reduce_two_shot: packs are dealt out in runs of RUN; each rank
+// all_reduce_one_shot: each rank sends all of x to all ranks, itself among them, and sums for itself. all_reduce_two_shot: packs are dealt out in runs of RUN; each rank
 // sums its runs and sends the sums to its peers. Threads own packs in steps of the grid; every block is resident, for they wait for other ranks.
 #include "exchange.cuh"
 
@@ -75,19 +75,12 @@ __device__ __forceinline__ void all_reduce_one_shot(const AllReduceArguments& a)
   for (i64 i = first; i < packs; i += step) {
     Pack own = sendable(load_packed<T>(a.x, i, a.n));
 #pragma unroll
-    for (u32 k = 0; k < RANKS; k++) {
-      if (k != rank) call.send(k, i64(rank) * packs + i, own);
-    }
+    for (u32 k = 0; k < RANKS; k++) call.send(k, i64(rank) * packs + i, own);
   }
   for (i64 i = first; i < packs; i += step) {
     Pack given[RANKS];
-    Pack own = sendable(load_packed<T>(a.x, i, a.n));
     Pack residual = a.residual ? load_packed<T>(a.residual, i, a.n) : Pack{{0u, 0u, 0u, 0u}};
-    call.receive<RANKS>(i, packs, true, 0, given);
-#pragma unroll
-    for (u32 k = 0; k < RANKS; k++) {
-      if (k == rank) given[k] = own;
-    }
+    call.receive<RANKS>(i, packs, 0, given);
     store_packed<T>(a.y, i, a.n, sum_of_ranks<T, RANKS>(given, a.residual != nullptr, residual));
   }
   call.finish(RANKS * packs);
@@ -103,19 +96,14 @@ __device__ __forceinline__ void all_reduce_two_shot(const AllReduceArguments& a)
   for (i64 i = first; i < packs; i += step) {
     u32 owner = u32(i / RUN % RANKS);
     i64 at = i / (RUN * RANKS) * RUN + i % RUN;
-    if (owner != rank) call.send(owner, i64(rank) * share + at, sendable(load_packed<T>(a.x, i, a.n)));
+    call.send(owner, i64(rank) * share + at, sendable(load_packed<T>(a.x, i, a.n)));
   }
   for (i64 i = first; i < packs; i += step) {
     if (u32(i / RUN % RANKS) != rank) continue;
     i64 at = i / (RUN * RANKS) * RUN + i % RUN;
     Pack given[RANKS];
-    Pack own = sendable(load_packed<T>(a.x, i, a.n));
     Pack residual = a.residual ? load_packed<T>(a.residual, i, a.n) : Pack{{0u, 0u, 0u, 0u}};
-    call.receive<RANKS>(at, share, true, 0, given);
-#pragma unroll
-    for (u32 k = 0; k < RANKS; k++) {
-      if (k == rank) given[k] = own;
-    }
+    call.receive<RANKS>(at, share, 0, given);
     Pack sum = sendable(sum_of_ranks<T, RANKS>(given, a.residual != nullptr, residual));
 #pragma unroll
     for (u32 k = 0; k < RANKS; k++) {
@@ -127,7 +115,7 @@ __device__ __forceinline__ void all_reduce_two_shot(const AllReduceArguments& a)
     u32 owner = u32(i / RUN % RANKS);
     if (owner == rank) continue;
     Pack sum[1];
-    call.receive<1>(sums + i, 0, false, owner, sum);
+    call.receive<1>(sums + i, 0, owner, sum);
     store_packed<T>(a.y, i, a.n, sum[0]);
   }
   call.finish(sums + packs);

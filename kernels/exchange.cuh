@@ -95,45 +95,37 @@ struct Call {
 
   __device__ __forceinline__ void send(u32 to, i64 i, const Pack& v) const { store_shared(slot(to, i), v); }
 
-  // Waits for N packs in the own buffer, of which pack k lies at `at + k * stride` and comes from rank k; that of this rank (`own`) is
-  // there already, and `skip_own` says so. After a failure packs are zero.
+  // Waits for the packs `at`, `at + stride`, .. of the own buffer, of which the k-th comes from rank first + k. After a failure what
+  // is missing is undefined.
   template <int N>
-  __device__ __forceinline__ void receive(i64 at, i64 stride, bool skip_own, u32 first_peer, Pack (&out)[N]) {
+  __device__ __forceinline__ void receive(i64 at, i64 stride, u32 first, Pack (&out)[N]) {
+    const Pack* p = slot(e.rank, at);
     u64 started = 0;
-    for (u32 spins = 0;; spins++) {
+    for (u32 spins = 1;; spins++) {
+#pragma unroll
+      for (int k = 0; k < N; k++) out[k] = load_shared(p + k * stride);
       u32 missing = 0;
 #pragma unroll
-      for (int k = 0; k < N; k++) {
-        if (!(skip_own && u32(k) == e.rank)) out[k] = load_shared(slot(e.rank, at + k * stride));
-      }
-#pragma unroll
-      for (int k = N - 1; k >= 0; k--) {
-        if (!(skip_own && u32(k) == e.rank) && !arrived(out[k])) missing = u32(k) + 1;
-      }
-      if (missing == 0) return;
-      if (sound && spins % 256 == 255) {
-        u64 now = nanoseconds();
-        if (started == 0) started = now;
-        if (*static_cast<volatile u32*>(&e.state->failed) != 0) sound = false;
-        if (now - started > e.patience) {
-          sound = false;
-          if (atomicCAS(&e.state->failed, 0u, 1u) == 0u) {
-            e.state->failed_peer = first_peer + missing - 1;
-            e.state->failed_serial = serial;
-          }
-        }
-      }
-      if (!sound) {
-#pragma unroll
-        for (int k = 0; k < N; k++) {
-          if (!(skip_own && u32(k) == e.rank) && !arrived(out[k])) out[k] = Pack{{0u, 0u, 0u, 0u}};
-        }
-        return;
-      }
+      for (int k = 0; k < N; k++) missing |= arrived(out[k]) ? 0u : 1u << k;
+      if (missing == 0 || !sound) return;
+      if (spins % 256 == 0) sound = hopeful(started, first + __ffs(int(missing)) - 1);
 #ifdef SINTER_EMULATED
       __nanosleep(20);
 #endif
     }
+  }
+
+  // Whether it makes sense to go on waiting for a peer.
+  __device__ __forceinline__ bool hopeful(u64& started, u32 peer) const {
+    u64 now = nanoseconds();
+    if (started == 0) started = now;
+    if (*static_cast<volatile u32*>(&e.state->failed) != 0) return false;
+    if (now - started <= e.patience) return true;
+    if (atomicCAS(&e.state->failed, 0u, 1u) == 0u) {
+      e.state->failed_peer = peer;
+      e.state->failed_serial = serial;
+    }
+    return false;
   }
 
   // Ends the call for the block: empties the buffer of the call before, and the last block counts the call. `used` is the number of
