@@ -3,8 +3,10 @@
 //! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
 
 mod all_reduce;
+mod all_reduce_norm;
 mod harness;
 mod ranks;
+mod reference;
 mod small_floats;
 
 pub use harness::{Difference, Harness, Limit};
@@ -72,7 +74,7 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases(), all_reduce::cases()].into_iter().flatten().collect()
+    [small_floats::cases(), all_reduce::cases(), all_reduce_norm::cases()].into_iter().flatten().collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
