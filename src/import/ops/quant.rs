@@ -65,14 +65,7 @@ struct Layout {
 }
 
 /// One scale for all, one for each position of an axis, or one for each block of an axis.
-fn layout(
-    cx: &Context<'_>,
-    n: &NodeProto,
-    x: NodeId,
-    scale: NodeId,
-    default_axis: i64,
-    block: i64,
-) -> Result<Layout> {
+fn layout(cx: &Context<'_>, n: &NodeProto, x: NodeId, scale: NodeId, default_axis: i64, block: i64) -> Result<Layout> {
     let (shape, given) = (cx.shape(x), cx.shape(scale));
     let one = Dim::from(1);
     if block == 0 && given.len() <= 1 && given.iter().all(|d| *d == one) {
