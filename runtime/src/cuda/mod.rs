@@ -6,14 +6,18 @@
 //! a cache, and launches it.
 
 mod cache;
+mod chain;
 pub mod check;
 mod device;
+pub mod elementwise;
+mod index;
 mod launch;
 mod library;
 mod nvrtc;
 mod source;
 
 pub use cache::ModuleCache;
+pub use chain::{Chain, Operand, PlannedChain};
 pub use device::{Device, DeviceBuffer, Stream};
 pub use launch::{DeviceInfo, Launch, LaunchError, View, ViewMut};
 pub use library::{driver_present, require_driver, require_nvrtc};
@@ -67,7 +71,7 @@ pub enum CudaError {
 
 /// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
 pub fn catalog() -> Vec<Kernel> {
-    let families: [Vec<Kernel>; 0] = [];
+    let families = [elementwise::catalog()];
     families.into_iter().flatten().collect()
 }
 

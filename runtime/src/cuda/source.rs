@@ -1,7 +1,11 @@
 //! The kernels' sources, which are part of the binary, and the entry points that instantiate them.
 
 /// The files of `kernels/` with their text. Every one of them may include the others by name.
-pub const FILES: &[(&str, &str)] = &[("common.cuh", include_str!("../../../kernels/common.cuh"))];
+pub const FILES: &[(&str, &str)] = &[
+    ("common.cuh", include_str!("../../../kernels/common.cuh")),
+    ("index.cuh", include_str!("../../../kernels/index.cuh")),
+    ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
+];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.
 ///

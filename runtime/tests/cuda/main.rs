@@ -18,3 +18,8 @@ fn check(kernels: &[&str]) {
 fn conversions_agree_with_the_reference() {
     check(&["convert"]);
 }
+
+#[test]
+fn chains_agree_with_their_meaning() {
+    check(&["elementwise", "silu_mul", "gelu_mul", "mul", "cast"]);
+}
