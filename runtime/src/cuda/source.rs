@@ -9,6 +9,9 @@ pub const FILES: &[(&str, &str)] = &[
     ("all_reduce.cu", include_str!("../../../kernels/all_reduce.cu")),
     ("all_reduce_norm.cu", include_str!("../../../kernels/all_reduce_norm.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
+    ("quantize.cu", include_str!("../../../kernels/quantize.cu")),
+    ("index.cuh", include_str!("../../../kernels/index.cuh")),
+    ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
 ];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.

@@ -39,3 +39,8 @@ fn ranks_sum_and_normalise() {
         "ar_residual_layer_norm_quant_nvfp4",
     ]);
 }
+
+#[test]
+fn chains_agree_with_their_meaning() {
+    check(&["elementwise", "silu_mul", "gelu_mul", "mul", "cast"]);
+}

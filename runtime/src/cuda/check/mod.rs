@@ -4,7 +4,9 @@
 
 mod all_reduce;
 mod all_reduce_norm;
+mod elementwise;
 mod harness;
+mod host;
 mod ranks;
 mod reference;
 mod small_floats;
@@ -74,7 +76,8 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases(), all_reduce::cases(), all_reduce_norm::cases()].into_iter().flatten().collect()
+    let families = [small_floats::cases(), elementwise::cases(), all_reduce::cases(), all_reduce_norm::cases()];
+    families.into_iter().flatten().collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
@@ -116,5 +119,5 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    vec![]
+    [elementwise::benchmarks()].into_iter().flatten().collect()
 }
