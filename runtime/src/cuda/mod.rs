@@ -11,6 +11,7 @@ mod device;
 mod launch;
 mod library;
 mod nvrtc;
+pub mod report;
 mod source;
 
 pub use cache::ModuleCache;
