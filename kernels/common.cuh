@@ -74,6 +74,28 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float v) {
   return out;
 }
 
+// Two values of a type of two bytes, the first in the low half.
+template <class T>
+__device__ __forceinline__ u32 from_f32_pair(float low, float high) {
+  return u32(from_f32<T>(low).bits) | u32(from_f32<T>(high).bits) << 16;
+}
+
+#ifndef SINTER_EMULATED
+template <>
+__device__ __forceinline__ u32 from_f32_pair<f16>(float low, float high) {
+  u32 out;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
+template <>
+__device__ __forceinline__ u32 from_f32_pair<bf16>(float low, float high) {
+  u32 out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+#endif
+
 // v as it is after a store to T and a load.
 template <class T>
 __device__ __forceinline__ float through(float v) {
@@ -133,9 +155,7 @@ __device__ __forceinline__ Pack pack(const float (&v)[PER_PACK<T>]) {
     for (int i = 0; i < 4; i++) p.word[i] = __float_as_uint(v[i]);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      p.word[i] = u32(from_f32<T>(v[2 * i]).bits) | u32(from_f32<T>(v[2 * i + 1]).bits) << 16;
-    }
+    for (int i = 0; i < 4; i++) p.word[i] = from_f32_pair<T>(v[2 * i], v[2 * i + 1]);
   }
   return p;
 }
@@ -227,6 +247,17 @@ __device__ __forceinline__ u8 to_e4m3(float v) {
   u32 odd = magnitude >> 20 & 1u;
   u32 code = ((magnitude + 0x7ffffu + odd) >> 20) - (120u << 3);
   return u8(sign | (code > 0x7eu ? 0x7eu : code));
+#endif
+}
+
+// Two codes, the first in the low byte.
+__device__ __forceinline__ u32 to_e4m3_pair(float low, float high) {
+#if !defined(SINTER_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  u16 out;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
+  return out;
+#else
+  return u32(to_e4m3(low)) | u32(to_e4m3(high)) << 8;
 #endif
 }
 

@@ -28,6 +28,10 @@ impl Tolerance {
     pub const F16: Tolerance = Tolerance { name: "f16", abs: 2e-2, rel: 2e-2 };
     /// For bf16 results.
     pub const BF16: Tolerance = Tolerance { name: "bf16", abs: 1e-1, rel: 5e-2 };
+    /// For f8e4m3fn results: one step, for sums in another order may round to the neighbour.
+    pub const F8E4M3FN: Tolerance = Tolerance { name: "f8e4m3fn", abs: 0.001_953_125, rel: 0.125 };
+    /// For f4e2m1 results: one step.
+    pub const F4E2M1: Tolerance = Tolerance { name: "f4e2m1", abs: 0.7, rel: 0.34 };
 
     /// The step of the ladder for an element type.
     pub fn of(dtype: DType) -> Tolerance {
@@ -36,6 +40,8 @@ impl Tolerance {
             DType::F32 => Tolerance::F32,
             DType::F16 => Tolerance::F16,
             DType::BF16 => Tolerance::BF16,
+            DType::F8E4M3FN => Tolerance::F8E4M3FN,
+            DType::F4E2M1 => Tolerance::F4E2M1,
             _ => Tolerance::EXACT,
         }
     }
@@ -70,15 +76,16 @@ pub fn compare(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Comp
         return c;
     }
     let size = actual.dtype.size();
+    let inexact = actual.dtype.is_float() || actual.dtype.is_quantised();
     let pairs = actual.bytes().chunks_exact(size).zip(expected.bytes().chunks_exact(size));
     let mut worst = (f64::NEG_INFINITY, None);
     for (i, (x, y)) in pairs.enumerate() {
         let (a, b) = (crate::dtype::element_f64(actual.dtype, x), crate::dtype::element_f64(actual.dtype, y));
-        if x == y || (actual.dtype.is_float() && a == b) || (a.is_nan() && b.is_nan()) {
+        if x == y || (inexact && a == b) || (a.is_nan() && b.is_nan()) {
             continue;
         }
         // Integers beyond 2^53 may differ although they are equal as `f64`.
-        let diff = if actual.dtype.is_float() { (a - b).abs() } else { (a - b).abs().max(1.0) };
+        let diff = if inexact { (a - b).abs() } else { (a - b).abs().max(1.0) };
         let diff = if diff.is_nan() || a.is_infinite() || b.is_infinite() { f64::INFINITY } else { diff };
         c.max_abs = c.max_abs.max(diff);
         if b != 0.0 {
@@ -202,6 +209,20 @@ mod tests {
         let b = Tensor::from_i64(&[1], &[(1 << 53) + 1]).unwrap();
         assert!(!compare(&a, &b, Tolerance::of(DType::I64)).pass);
         assert!(compare(&b, &b, Tolerance::EXACT).pass);
+    }
+
+    #[test]
+    fn quantised_numbers_may_be_neighbours() {
+        let of = |d: DType, codes: &[u8]| Tensor::from_bytes(d, &[codes.len()], codes).unwrap();
+        for (d, n) in [(DType::F8E4M3FN, 0x7eu8), (DType::F4E2M1, 7)] {
+            for code in 0..n {
+                let (a, b) = (of(d, &[code]), of(d, &[code + 1]));
+                assert!(compare(&a, &b, Tolerance::of(d)).pass && compare(&b, &a, Tolerance::of(d)).pass, "{d} {code}");
+                assert!(!compare(&a, &b, Tolerance::EXACT).pass);
+            }
+            let far = compare(&of(d, &[n]), &of(d, &[n - 3]), Tolerance::of(d));
+            assert!(!far.pass);
+        }
     }
 
     #[test]

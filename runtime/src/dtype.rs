@@ -67,6 +67,24 @@ impl DType {
     pub const CORE: [DType; 9] =
         [DType::F64, DType::F32, DType::F16, DType::BF16, DType::I64, DType::I32, DType::I8, DType::U8, DType::Bool];
 
+    /// The element types of quantised tensors: sinter's own operators move and convert them, and do not compute with them.
+    pub const QUANTISED: [DType; 2] = [DType::F8E4M3FN, DType::F4E2M1];
+
+    /// The element types that rules speak of: those of `CORE`, then those of `QUANTISED`.
+    pub const OWN: [DType; 11] = [
+        DType::F64,
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I64,
+        DType::I32,
+        DType::I8,
+        DType::U8,
+        DType::Bool,
+        DType::F8E4M3FN,
+        DType::F4E2M1,
+    ];
+
     /// Every element type of a tensor.
     pub const ALL: [DType; 23] = [
         DType::F64,
@@ -146,6 +164,11 @@ impl DType {
     /// Whether sinter's own operators compute with it.
     pub fn is_core(self) -> bool {
         DType::CORE.contains(&self)
+    }
+
+    /// Whether it is an element type of quantised tensors.
+    pub fn is_quantised(self) -> bool {
+        DType::QUANTISED.contains(&self)
     }
 
     /// Whether it is a floating-point type of at most eight bits.

@@ -16,6 +16,7 @@ pub mod executor;
 pub mod io;
 pub mod map;
 pub mod minifloat;
+pub mod norm;
 pub mod op;
 pub mod plan;
 pub mod random;

@@ -15,6 +15,7 @@ use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real};
 use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
+use crate::norm::{Norm, Sum};
 use crate::standard::Call;
 
 /// What kind of computation an operator is; rules may quantify over `unary` and `binary`.
@@ -107,7 +108,12 @@ impl Op {
 
     /// Whether the first two operands may be exchanged.
     pub fn commutes(&self) -> bool {
-        self.info().class == Class::Commutative || matches!(self, Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. })
+        self.info().class == Class::Commutative || self.norm().is_some_and(|n| n.sum == Sum::Local)
+    }
+
+    /// What a norm does, alone or fused with what stands around it; `None` for any other operator.
+    pub fn norm(&self) -> Option<Norm> {
+        Norm::of(self)
     }
 }
 
@@ -213,7 +219,7 @@ macro_rules! ops {
                 &table()[self.index()]
             }
 
-            fn index(&self) -> usize {
+            pub(crate) fn index(&self) -> usize {
                 #[allow(non_camel_case_types, clippy::enum_variant_names, reason = "counts the variants")]
                 enum Row { $($variant),* }
                 match self { $(Op::$variant { .. } => Row::$variant as usize,)* }
@@ -328,6 +334,8 @@ ops! {
     Greater = "greater", Binary, 2..=2, 1, {};
     /// a >= b.
     GreaterEqual = "greater_equal", Binary, 2..=2, 1, {};
+    /// (x, scale): x / scale in f8e4m3fn, which saturates. The quotient is computed in f32 and rounded to the type of scale before; the result has the shape of x.
+    QuantizeFp8 = "quantize_fp8", Binary, 2..=2, 1, {};
     /// (condition, a, b): a where the condition holds, else b, with broadcasting.
     Where = "where", Compute, 3..=3, 1, {};
 
@@ -349,6 +357,16 @@ ops! {
     Rotary = "rotary", Compute, 3..=3, 1, { interleaved: bool = false };
     /// (packed, scale[, zero]): unsigned numbers of `bits` bits, the first in the lowest bits of each byte of the last axis, as (number - zero) * scale in the type of scale. One scale is for an equal run of the last axis; without zero, 2^(bits - 1) is taken.
     Dequantize = "dequantize", Compute, 2..=3, 1, { bits: i64 };
+    /// (x): the scale of each row of the last axis that makes the largest magnitude 448, the largest f8e4m3fn, and at least `floor`: f32 [.., 1].
+    Fp8Scale = "fp8_scale", Compute, 1..=1, 1, { floor: Real = Real(0.0) };
+    /// (x, scale): for each 16 elements of the last axis the largest magnitude / 6 * scale in f8e4m3fn, computed in f32; scale is one f32.
+    Fp4Scale = "fp4_scale", Compute, 2..=2, 1, {};
+    /// (x, block_scale, scale): x * (scale / block_scale) in f4e2m1, computed in f32, with a block scale for each 16 elements of the last axis; 0 where that is 0.
+    QuantizeFp4 = "quantize_fp4", Compute, 3..=3, 1, {};
+    /// (q): two f4e2m1 a byte, the first in the low bits, to one a byte.
+    UnpackFp4 = "unpack_fp4", Compute, 1..=1, 1, {};
+    /// (block scales as `quantize_nvfp4` gives them): row by row, in a shape.
+    UnswizzleScales = "unswizzle_scales", Compute, 1..=1, 1, { shape: Shape };
     /// (scores): the k largest of each row of the last axis in falling order, equal ones by position, and their positions.
     Largest = "largest", Compute, 1..=1, 2, { k: i64 };
     /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names; negative ones count from the end. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
@@ -392,6 +410,44 @@ ops! {
     ArResidualRmsNorm = "ar_residual_rms_norm", Fused, 3..=3, 2, { axis: MeshAxis, eps: Real };
     /// (x, r, weight, bias) to (layer_norm(s), s) with s = all_reduce(x) + r; all but x are equal on all ranks.
     ArResidualLayerNorm = "ar_residual_layer_norm", Fused, 4..=4, 2, { axis: MeshAxis, eps: Real };
+    /// (x, weight, scale) to (n, quantize_fp8(n, scale)) with n = rms_norm(x).
+    RmsNormQuantFp8 = "rms_norm_quant_fp8", Fused, 3..=3, 2, { eps: Real };
+    /// (x, weight) to (n, quantize_fp8(n, t), t) with n = rms_norm(x), t = fp8_scale(n).
+    RmsNormQuantFp8Token = "rms_norm_quant_fp8_token", Fused, 2..=2, 3, { eps: Real, floor: Real = Real(0.0) };
+    /// (x, weight, scale) to (n, both results of quantize_nvfp4(n, scale)) with n = rms_norm(x).
+    RmsNormQuantNvfp4 = "rms_norm_quant_nvfp4", Fused, 3..=3, 3, { eps: Real };
+    /// (x, weight, bias, scale) to (n, quantize_fp8(n, scale)) with n = layer_norm(x).
+    LayerNormQuantFp8 = "layer_norm_quant_fp8", Fused, 4..=4, 2, { eps: Real };
+    /// (x, weight, bias) to (n, quantize_fp8(n, t), t) with n = layer_norm(x), t = fp8_scale(n).
+    LayerNormQuantFp8Token = "layer_norm_quant_fp8_token", Fused, 3..=3, 3, { eps: Real, floor: Real = Real(0.0) };
+    /// (x, weight, bias, scale) to (n, both results of quantize_nvfp4(n, scale)) with n = layer_norm(x).
+    LayerNormQuantNvfp4 = "layer_norm_quant_nvfp4", Fused, 4..=4, 3, { eps: Real };
+    /// (x, r, weight, scale) to (n, quantize_fp8(n, scale), s) with n = rms_norm(s), s = x + r.
+    AddRmsNormQuantFp8 = "add_rms_norm_quant_fp8", Fused, 4..=4, 3, { eps: Real };
+    /// (x, r, weight) to (n, quantize_fp8(n, t), t, s) with n = rms_norm(s), t = fp8_scale(n), s = x + r.
+    AddRmsNormQuantFp8Token = "add_rms_norm_quant_fp8_token", Fused, 3..=3, 4, { eps: Real, floor: Real = Real(0.0) };
+    /// (x, r, weight, scale) to (n, both results of quantize_nvfp4(n, scale), s) with n = rms_norm(s), s = x + r.
+    AddRmsNormQuantNvfp4 = "add_rms_norm_quant_nvfp4", Fused, 4..=4, 4, { eps: Real };
+    /// (x, r, weight, bias, scale) to (n, quantize_fp8(n, scale), s) with n = layer_norm(s), s = x + r.
+    AddLayerNormQuantFp8 = "add_layer_norm_quant_fp8", Fused, 5..=5, 3, { eps: Real };
+    /// (x, r, weight, bias) to (n, quantize_fp8(n, t), t, s) with n = layer_norm(s), t = fp8_scale(n), s = x + r.
+    AddLayerNormQuantFp8Token = "add_layer_norm_quant_fp8_token", Fused, 4..=4, 4, { eps: Real, floor: Real = Real(0.0) };
+    /// (x, r, weight, bias, scale) to (n, both results of quantize_nvfp4(n, scale), s) with n = layer_norm(s), s = x + r.
+    AddLayerNormQuantNvfp4 = "add_layer_norm_quant_nvfp4", Fused, 5..=5, 4, { eps: Real };
+    /// (x, r, weight, scale) to (n, quantize_fp8(n, scale), s) with n = rms_norm(s), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualRmsNormQuantFp8 = "ar_residual_rms_norm_quant_fp8", Fused, 4..=4, 3, { axis: MeshAxis, eps: Real };
+    /// (x, r, weight) to (n, quantize_fp8(n, t), t, s) with n = rms_norm(s), t = fp8_scale(n), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualRmsNormQuantFp8Token = "ar_residual_rms_norm_quant_fp8_token", Fused, 3..=3, 4, { axis: MeshAxis, eps: Real, floor: Real = Real(0.0) };
+    /// (x, r, weight, scale) to (n, both results of quantize_nvfp4(n, scale), s) with n = rms_norm(s), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualRmsNormQuantNvfp4 = "ar_residual_rms_norm_quant_nvfp4", Fused, 4..=4, 4, { axis: MeshAxis, eps: Real };
+    /// (x, r, weight, bias, scale) to (n, quantize_fp8(n, scale), s) with n = layer_norm(s), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualLayerNormQuantFp8 = "ar_residual_layer_norm_quant_fp8", Fused, 5..=5, 3, { axis: MeshAxis, eps: Real };
+    /// (x, r, weight, bias) to (n, quantize_fp8(n, t), t, s) with n = layer_norm(s), t = fp8_scale(n), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualLayerNormQuantFp8Token = "ar_residual_layer_norm_quant_fp8_token", Fused, 4..=4, 4, { axis: MeshAxis, eps: Real, floor: Real = Real(0.0) };
+    /// (x, r, weight, bias, scale) to (n, both results of quantize_nvfp4(n, scale), s) with n = layer_norm(s), s = all_reduce(x) + r; all but x are equal on all ranks.
+    ArResidualLayerNormQuantNvfp4 = "ar_residual_layer_norm_quant_nvfp4", Fused, 5..=5, 4, { axis: MeshAxis, eps: Real };
+    /// (x, scale) to (q, b) with q = quantize_fp4(x, b, scale) two a byte, the first in the low bits, and b = fp4_scale(x, scale) in tiles of 128 rows and 4 blocks, padded with zeros: the scale of (row, block) lies at (row / 128 * tiles + block / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + block % 4, with tiles = ceil(blocks / 4).
+    QuantizeNvfp4 = "quantize_nvfp4", Fused, 2..=2, 2, {};
     /// (gate, up): silu(gate) * up.
     SiluMul = "silu_mul", Fused, 2..=2, 1, {};
     /// (gate, up): gelu(gate) * up.

@@ -401,6 +401,7 @@ fn tensor(random: &mut Random, dtype: DType, shape: &[usize]) -> Result<Tensor, 
             DType::I64 => bytes.extend(((r % 4) as i64).to_le_bytes()),
             DType::I32 => bytes.extend(((r % 4) as i32).to_le_bytes()),
             DType::I8 | DType::U8 => bytes.push((r % 4) as u8),
+            d if d.is_quantised() => bytes.push(sinter_runtime::minifloat::encode(d, f64::from(x), true)),
             _ => bytes.push((r % 2) as u8),
         }
     }

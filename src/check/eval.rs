@@ -6,6 +6,7 @@
 mod compute;
 mod elementwise;
 mod layout;
+mod quant;
 mod special;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use crate::ir::{Bindings, Body, Class, DType, Dim, Graph, MeshAxis, Node, NodeId, Op, Part};
+use crate::ir::norm::{Quant, Sum};
+use crate::ir::{Bindings, Body, Class, DType, Dim, Graph, MeshAxis, Node, NodeId, Norm, Op, Part};
 
 /// Most elements of one tensor.
 const MAX_ELEMENTS: usize = 1 << 24;
@@ -36,7 +38,8 @@ pub struct Array {
 /// How results are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
-    /// Floating-point results stay exact (f64): two sides of an equation differ only by f64 rounding.
+    /// Floating-point results stay exact (f64): two sides of an equation differ only by f64 rounding. Quantised results
+    /// are rounded nevertheless.
     Exact,
     /// As `Exact`, but a cast rounds to its type: what a program loses by its own words.
     Casts,
@@ -145,6 +148,8 @@ impl Rounding {
             (DType::F32, _) => data.iter_mut().for_each(|v| *v = f64::from(*v as f32)),
             (DType::F16, _) => data.iter_mut().for_each(|v| *v = f16::from_f64(*v).to_f64()),
             (DType::BF16, _) => data.iter_mut().for_each(|v| *v = bf16::from_f64(*v).to_f64()),
+            // Quantised numbers have no exact counterpart.
+            (d, _) if d.is_quantised() => data.iter_mut().for_each(|v| *v = quant::round(d, *v)),
             _ => {
                 for v in data {
                     *v = wrap(dtype, *v)?;
@@ -177,6 +182,10 @@ struct Operand<'a> {
     dtype: DType,
 }
 
+fn operand(by_rank: &PerRank, dtype: DType) -> Operand<'_> {
+    Operand { by_rank, dtype }
+}
+
 /// What a local operator computes on.
 struct Local<'a> {
     op: &'a Op,
@@ -185,6 +194,7 @@ struct Local<'a> {
     /// The shapes of the results by the graph.
     declared: &'a [Vec<usize>],
     bindings: &'a Bindings,
+    by: Rounding,
 }
 
 impl Local<'_> {
@@ -320,8 +330,10 @@ impl<'a> Evaluator<'a> {
         let op = &node.op;
         let dtypes: Vec<DType> = x.iter().map(|o| o.dtype).collect();
         for t in &node.types {
-            // The positions are no scores.
-            if !matches!(op, Op::Largest { .. }) || t.dtype != DType::I64 {
+            // The results of some operators have types of their own.
+            let own = matches!(op, Op::Largest { .. } | Op::QuantizeNvfp4 {})
+                || op.norm().is_some_and(|n| n.quant != Quant::None);
+            if !own {
                 check_dtype(op, &dtypes, t.dtype)?;
             }
         }
@@ -363,49 +375,64 @@ impl<'a> Evaluator<'a> {
                 };
                 Ok(vec![(0..self.tp).map(rank).collect::<Result<_>>()?])
             }
-            Op::ArResidualRmsNorm { axis, eps } => {
-                equal_on_ranks(&x[1..])?;
-                let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                let reduced = Operand { by_rank: &sum, dtype: x[0].dtype };
-                self.add_norm(Op::RmsNorm { eps: *eps }, reduced, &x[1..], node, declared)
-            }
-            Op::ArResidualLayerNorm { axis, eps } => {
-                equal_on_ranks(&x[1..])?;
-                let sum = self.shared(self.sum(x[0].by_rank, *axis)?);
-                let reduced = Operand { by_rank: &sum, dtype: x[0].dtype };
-                self.add_norm(Op::LayerNorm { eps: *eps }, reduced, &x[1..], node, declared)
-            }
-            Op::AddRmsNorm { eps } => {
-                let first = Operand { by_rank: x[0].by_rank, dtype: x[0].dtype };
-                self.add_norm(Op::RmsNorm { eps: *eps }, first, &x[1..], node, declared)
-            }
-            Op::AddLayerNorm { eps } => {
-                let first = Operand { by_rank: x[0].by_rank, dtype: x[0].dtype };
-                self.add_norm(Op::LayerNorm { eps: *eps }, first, &x[1..], node, declared)
-            }
             Op::Kernel { body } => self.body(body, &x),
             Op::Send { .. } | Op::Recv { .. } => Err(Reason::Unsupported("a transfer between stages".to_owned())),
-            op => self.by_rank(op, &x, &dtypes, node, declared),
+            op => match op.norm() {
+                Some(n) => self.norm(&n, &x, declared),
+                None => {
+                    let stored: Vec<DType> = node.types.iter().map(|t| t.dtype).collect();
+                    self.by_rank(op, &x, &stored, declared)
+                }
+            },
         }
     }
 
-    /// Norm and sum of a fused norm. The sum is rounded as it is stored, and the norm is that of the rounded sum.
-    fn add_norm(
-        &self,
-        norm: Op,
-        x: Operand<'_>,
-        others: &[Operand<'_>],
-        node: &Node,
-        declared: &[Vec<usize>],
-    ) -> Result<Vec<PerRank>> {
-        let [r, parameters @ ..] = others else { return misfit("no residual") };
-        let (shape, dtype) = (declared.get(..1).unwrap_or_default(), x.dtype);
-        let both = [x, Operand { by_rank: r.by_rank, dtype: r.dtype }];
-        let sum = self.by_rank(&Op::Add {}, &both, &[dtype, r.dtype], node, shape)?;
-        let mut read = vec![Operand { by_rank: &sum[0], dtype }];
-        read.extend(parameters.iter().map(|p| Operand { by_rank: p.by_rank, dtype: p.dtype }));
-        let dtypes: Vec<DType> = read.iter().map(|o| o.dtype).collect();
-        let mut results = self.by_rank(&norm, &read, &dtypes, node, shape)?;
+    /// The results of a norm, each by the operator that computes it alone. The sum is rounded as it is stored before it is
+    /// normalised, and the norm before it is quantised.
+    fn norm(&self, n: &Norm, x: &[Operand<'_>], declared: &[Vec<usize>]) -> Result<Vec<PerRank>> {
+        let dtype = x[0].dtype;
+        let shape = declared.get(..1).unwrap_or_default();
+        let step = |op: &Op, x: &[Operand<'_>], stored: DType, declared: &[Vec<usize>]| {
+            let made = self.by_rank(op, x, &[stored], declared)?;
+            made.into_iter().next().ok_or_else(|| Reason::Misfit("a step without a result".to_owned()))
+        };
+        let reduced = match n.axis() {
+            Some(axis) => {
+                equal_on_ranks(&x[1..])?;
+                Some(self.shared(self.sum(x[0].by_rank, axis)?))
+            }
+            None => None,
+        };
+        let first = reduced.as_ref().unwrap_or(x[0].by_rank);
+        let sum = match n.sum {
+            Sum::None => None,
+            _ => Some(step(&Op::Add {}, &[operand(first, dtype), operand(x[1].by_rank, x[1].dtype)], dtype, shape)?),
+        };
+        let mut read = vec![operand(sum.as_ref().unwrap_or(first), dtype)];
+        let parameters = &x[n.summands()..n.summands() + n.parameters()];
+        read.extend(parameters.iter().map(|p| operand(p.by_rank, p.dtype)));
+        let normed = step(&n.plain(), &read, dtype, shape)?;
+        let of_norm = || operand(&normed, dtype);
+        let scale = n.scale().map(|i| operand(x[i].by_rank, x[i].dtype));
+        let behind = declared.get(1..).unwrap_or_default();
+        let mut quantised = match (n.quant, scale) {
+            (Quant::Fp8, Some(scale)) => {
+                vec![step(&Op::QuantizeFp8 {}, &[of_norm(), scale], DType::F8E4M3FN, shape)?]
+            }
+            (Quant::Fp8Token { floor }, _) => {
+                let one = behind.get(1..2).unwrap_or_default();
+                let scale = step(&Op::Fp8Scale { floor }, &[of_norm()], DType::F32, one)?;
+                let both = [of_norm(), operand(&scale, DType::F32)];
+                vec![step(&Op::QuantizeFp8 {}, &both, DType::F8E4M3FN, shape)?, scale]
+            }
+            (Quant::Nvfp4, Some(scale)) => {
+                let stored = [DType::U8, DType::F8E4M3FN];
+                self.by_rank(&Op::QuantizeNvfp4 {}, &[of_norm(), scale], &stored, behind.get(..2).unwrap_or_default())?
+            }
+            _ => vec![],
+        };
+        let mut results = vec![normed.clone()];
+        results.append(&mut quantised);
         results.extend(sum);
         Ok(results)
     }
@@ -455,7 +482,7 @@ impl<'a> Evaluator<'a> {
                 if !value.is_whole() {
                     return misfit(format!("a value {:?} of {} elements", value.shape, value.data.len()));
                 }
-                if dtype.is_float() {
+                if dtype.is_float() || dtype.is_quantised() {
                     self.rounding.store(dtype, &mut value.data)?;
                 }
                 value
@@ -499,14 +526,8 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Computes an operator without communication once per distinct list of operands.
-    fn by_rank(
-        &self,
-        op: &Op,
-        x: &[Operand<'_>],
-        dtypes: &[DType],
-        node: &Node,
-        declared: &[Vec<usize>],
-    ) -> Result<Vec<PerRank>> {
+    fn by_rank(&self, op: &Op, x: &[Operand<'_>], stored: &[DType], declared: &[Vec<usize>]) -> Result<Vec<PerRank>> {
+        let dtypes: Vec<DType> = x.iter().map(|o| o.dtype).collect();
         let mut results: Vec<PerRank> = vec![Vec::with_capacity(self.tp); declared.len()];
         for rank in 0..self.tp {
             let same = |p: &usize| x.iter().all(|o| Arc::ptr_eq(&o.by_rank[*p], &o.by_rank[rank]));
@@ -518,18 +539,19 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             let operands: Vec<&Array> = x.iter().map(|o| &*o.by_rank[rank]).collect();
-            let local = Local { op, x: &operands, dtypes, declared, bindings: self.bindings };
+            let local =
+                Local { op, x: &operands, dtypes: &dtypes, declared, bindings: self.bindings, by: self.rounding };
             let made = local.compute()?;
             if made.len() != results.len() {
                 return misfit(format!("{} results", made.len()));
             }
-            for ((r, mut array), t) in results.iter_mut().zip(made).zip(&node.types) {
+            for ((r, mut array), stored) in results.iter_mut().zip(made).zip(stored) {
                 if !(moves(op) || matches!(op, Op::Cast { to } if dtypes[0] == *to)) {
                     let by = match (op, self.rounding) {
                         (Op::Cast { .. }, Rounding::Casts) => Rounding::Storage,
                         (_, by) => by,
                     };
-                    by.store(t.dtype, &mut array.data)?;
+                    by.store(*stored, &mut array.data)?;
                 }
                 r.push(Arc::new(array));
             }
@@ -562,6 +584,9 @@ fn check_dtype(op: &Op, x: &[DType], declared: DType) -> Result<()> {
         Op::Cast { to } => Some(*to),
         Op::Not {} | Op::IsNan {} | Op::And {} | Op::Or {} => Some(DType::Bool),
         Op::Equal {} | Op::Less {} | Op::LessEqual {} | Op::Greater {} | Op::GreaterEqual {} => Some(DType::Bool),
+        Op::QuantizeFp8 {} | Op::Fp4Scale {} => Some(DType::F8E4M3FN),
+        Op::QuantizeFp4 {} | Op::UnpackFp4 {} => Some(DType::F4E2M1),
+        Op::Fp8Scale { .. } => Some(DType::F32),
         Op::Where {} | Op::Dequantize { .. } => x.get(1).copied(),
         _ => x.first().copied(),
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sinter_runtime::minifloat;
 use sinter_runtime::tensor::Tensor;
 
 use super::eval::{Array, Evaluator, Rounding, whole};
@@ -55,6 +56,7 @@ fn tensor(dtype: DType, a: &Array) -> Result<Tensor, String> {
             DType::I64 => bytes.extend((v as i64).to_le_bytes()),
             DType::I32 => bytes.extend((v as i32).to_le_bytes()),
             DType::I8 => bytes.extend((v as i8).to_le_bytes()),
+            d if d.is_quantised() => bytes.push(minifloat::encode(d, v, true)),
             _ => bytes.push(v as u8),
         }
     }

@@ -4,7 +4,7 @@
 //! of any element type, with odd, prime and divisible extents. Both sides must have equal types and
 //! belong to the same stage, and on each rank they must agree: exactly, up to the rounding of f64; with
 //! casts that round, where the right side may lose no more than the left; and with each result rounded to
-//! its element type wherever the left side is accurate there.
+//! its element type wherever the left side is accurate there. Quantised results may be neighbours everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -279,7 +279,7 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
     for (pair, &(l, r)) in instance.pairs.iter().enumerate() {
         for (rank, (a, b)) in exact[l.index()].iter().flatten().zip(exact[r.index()].iter().flatten()).enumerate() {
             finite |= a.data.iter().any(|x| x.is_finite());
-            if let Some(i) = differs(&a.data, &b.data, EXACT * scale) {
+            if let Some(i) = differs(&a.data, &b.data, EXACT * scale, step(&instance, l)) {
                 let rank = rank % instance.mapping.tp;
                 let (left, right) = (a.data[i], b.data[i]);
                 let index = unravel(i, &a.shape);
@@ -304,9 +304,16 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
     Judgement::Agrees
 }
 
-/// The equations between floating-point tensors, with their numbers.
+/// How far neighbours of a quantised type lie apart; 0 for other types.
+fn step(instance: &Instance, n: NodeId) -> Tolerance {
+    let dtype = instance.graph.node(n).types.first().map(|t| t.dtype);
+    dtype.filter(|d| d.is_quantised()).map_or(Tolerance::EXACT, Tolerance::of)
+}
+
+/// The equations between tensors of numbers that are rounded, with their numbers.
 fn float_pairs(instance: &Instance) -> impl Iterator<Item = (usize, NodeId, NodeId)> {
-    let is_float = |n: NodeId| instance.graph.node(n).types.first().is_some_and(|t| t.dtype.is_float());
+    let rounds = |d: DType| d.is_float() || d.is_quantised();
+    let is_float = move |n: NodeId| instance.graph.node(n).types.first().is_some_and(|t| rounds(t.dtype));
     instance.pairs.iter().enumerate().filter(move |(_, (l, _))| is_float(*l)).map(|(i, (l, r))| (i, *l, *r))
 }
 
@@ -326,7 +333,7 @@ fn casts_lose(instance: &Instance, exact: &[Vec<PerRank>], cast: &[Vec<PerRank>]
         let own = want.iter().zip(&left).map(|(w, a)| lost(w, a)).fold(0.0, f64::max);
         let allowed = CASTS * own + EXACT * scale;
         for (rank, (w, b)) in want.iter().zip(&right).enumerate() {
-            if let Some(i) = differs(&w.data, &b.data, allowed) {
+            if let Some(i) = differs(&w.data, &b.data, allowed, step(instance, l)) {
                 let (left, right) = (left[rank].data[i], b.data[i]);
                 let rank = rank % instance.mapping.tp;
                 return Some(Finding::Values { pair, rank, index: unravel(i, &w.shape), left, right, rounded: true });
@@ -360,7 +367,7 @@ fn less_accurate(instance: &Instance, exact: &[Vec<PerRank>], rounded: &[Vec<Per
     for (pair, l, r) in float_pairs(instance) {
         let (want, left, right) = (arrays(exact, l), arrays(rounded, l), arrays(rounded, r));
         for (rank, ((want, left), right)) in want.iter().zip(&left).zip(&right).enumerate() {
-            if differs(&want.data, &left.data, allowed / 4.0).is_some() {
+            if differs(&want.data, &left.data, allowed / 4.0, step(instance, l)).is_some() {
                 continue;
             }
             let largest = want.data.iter().map(|x| x.abs()).fold(0.0, f64::max);
@@ -369,7 +376,7 @@ fn less_accurate(instance: &Instance, exact: &[Vec<PerRank>], rounded: &[Vec<Per
             if !overflow && want.data.iter().zip(&right.data).any(|(w, r)| w.is_finite() && !r.is_finite()) {
                 continue;
             }
-            if let Some(i) = differs(&want.data, &right.data, allowed) {
+            if let Some(i) = differs(&want.data, &right.data, allowed, step(instance, l)) {
                 return Some(Finding::Values {
                     pair,
                     rank: rank % instance.mapping.tp,
@@ -394,12 +401,13 @@ fn largest(dtype: DType) -> f64 {
     }
 }
 
-/// The first element that differs by more than is allowed. NaN equals NaN, an infinity any.
-fn differs(a: &[f64], b: &[f64], allowed: f64) -> Option<usize> {
+/// The first element that differs by more than is allowed, and than a step. NaN equals NaN, an infinity any.
+fn differs(a: &[f64], b: &[f64], allowed: f64, step: Tolerance) -> Option<usize> {
     if a.len() != b.len() {
         return Some(0);
     }
     a.iter().zip(b).position(|(x, y)| {
+        let allowed = allowed.max(step.abs.max(step.rel * x.abs().max(y.abs())));
         // At a pole the sign of zero decides about that of infinity, and rewriting does not keep the former.
         let equal =
             x == y || x.is_nan() && y.is_nan() || x.is_infinite() && y.is_infinite() || (x - y).abs() <= allowed;

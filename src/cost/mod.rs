@@ -94,7 +94,7 @@ impl CostModel {
             Op::AllReduce { .. } => link(&d.collective, 2.0 * (ranks - 1.0) / ranks * first()),
             Op::AllGather { .. } => link(&d.collective, (ranks - 1.0) / ranks * written),
             // The kernel reduces and normalises in one pass: residual read, norm and sum written.
-            Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. } => {
+            op if op.norm().is_some_and(|n| n.axis().is_some()) => {
                 link(&d.collective, 2.0 * (ranks - 1.0) / ranks * first()) + moved(read - first() + written)
             }
             Op::Boundary { .. } => link(&d.transfer, first()),

@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 
+use crate::ir::norm::{Norm, Quant, Sum};
 use crate::ir::{Class, DType, Node, Op};
 
 /// Numbers given so far, to graphs that are compared.
 #[derive(Default)]
 pub(super) struct Numbers {
     table: HashMap<(Op, Vec<u32>), u32>,
+    /// By the number of packed or swizzled numbers, that of the same numbers one by one.
+    plain: HashMap<u32, u32>,
 }
 
 impl Numbers {
@@ -39,6 +42,11 @@ impl Numbers {
                     return vec![n];
                 }
             }
+            Op::UnpackFp4 {} | Op::UnswizzleScales { .. } => {
+                if let Some(&n) = first(0).and_then(|n| self.plain.get(&n)) {
+                    return vec![n];
+                }
+            }
             _ => {}
         }
         let operands: Vec<u32> = operands.iter().filter_map(|o| o.first()).copied().collect();
@@ -63,29 +71,55 @@ impl Numbers {
             return body.results.iter().map(|&n| numbers.get(n).copied()).collect();
         }
         let &[x, y, ..] = operands else { return None };
-        let (sum, norm) = match op {
+        match op {
             Op::SiluMul {} => {
                 let gate = self.of(Op::Silu {}, vec![x]);
-                return Some(vec![self.of(Op::Mul {}, vec![gate, y])]);
+                Some(vec![self.of(Op::Mul {}, vec![gate, y])])
             }
             Op::GeluMul { tanh } => {
                 let gate = self.of(Op::Gelu { tanh: *tanh }, vec![x]);
-                return Some(vec![self.of(Op::Mul {}, vec![gate, y])]);
+                Some(vec![self.of(Op::Mul {}, vec![gate, y])])
             }
-            Op::AddRmsNorm { eps } => (x, Op::RmsNorm { eps: *eps }),
-            Op::AddLayerNorm { eps } => (x, Op::LayerNorm { eps: *eps }),
-            Op::ArResidualRmsNorm { axis, eps } => {
-                (self.of(Op::AllReduce { axis: *axis }, vec![x]), Op::RmsNorm { eps: *eps })
+            Op::QuantizeNvfp4 {} => Some(self.nvfp4(x, y)),
+            op => self.norm(&op.norm()?, operands),
+        }
+    }
+
+    fn norm(&mut self, n: &Norm, operands: &[u32]) -> Option<Vec<u32>> {
+        let sum = match n.sum {
+            Sum::None => None,
+            Sum::Local => Some(self.of(Op::Add {}, operands.get(..2)?.to_vec())),
+            Sum::AllReduce(axis) => {
+                let reduced = self.of(Op::AllReduce { axis }, vec![*operands.first()?]);
+                Some(self.of(Op::Add {}, vec![reduced, *operands.get(1)?]))
             }
-            Op::ArResidualLayerNorm { axis, eps } => {
-                (self.of(Op::AllReduce { axis: *axis }, vec![x]), Op::LayerNorm { eps: *eps })
-            }
-            _ => return None,
         };
-        let sum = self.of(Op::Add {}, vec![sum, y]);
-        let mut read = vec![sum];
-        read.extend(&operands[2..]);
-        Some(vec![self.of(norm, read), sum])
+        let parameters = operands.get(n.summands()..n.summands() + n.parameters())?;
+        let read = [&[sum.unwrap_or(operands[0])], parameters].concat();
+        let normed = self.of(n.plain(), read);
+        let mut results = vec![normed];
+        match (n.quant, n.scale().and_then(|i| operands.get(i))) {
+            (Quant::Fp8, Some(&scale)) => results.push(self.of(Op::QuantizeFp8 {}, vec![normed, scale])),
+            (Quant::Fp8Token { floor }, _) => {
+                let scale = self.of(Op::Fp8Scale { floor }, vec![normed]);
+                results.extend([self.of(Op::QuantizeFp8 {}, vec![normed, scale]), scale]);
+            }
+            (Quant::Nvfp4, Some(&scale)) => results.extend(self.nvfp4(normed, scale)),
+            _ => {}
+        }
+        results.extend(sum);
+        Some(results)
+    }
+
+    /// Packed codes and swizzled scales, which `plain` takes back to those that stand one by one.
+    fn nvfp4(&mut self, x: u32, scale: u32) -> Vec<u32> {
+        let blocks = self.of(Op::Fp4Scale {}, vec![x, scale]);
+        let codes = self.of(Op::QuantizeFp4 {}, vec![x, blocks, scale]);
+        let tuple = self.of(Op::QuantizeNvfp4 {}, vec![x, scale]);
+        let packed = self.of(Op::Get { index: 0 }, vec![tuple]);
+        let swizzled = self.of(Op::Get { index: 1 }, vec![tuple]);
+        self.plain.extend([(packed, codes), (swizzled, blocks)]);
+        vec![packed, swizzled]
     }
 }
 

@@ -1,6 +1,9 @@
 //! Type inference: element type and symbolic shape of every operator's results.
 
+mod quant;
+
 use super::{Body, DType, Dim, Op, Shape, TensorType};
+use quant::{block_scales, narrow, norm, nvfp4, quantize_fp8, single, swizzled, with_last};
 
 /// Why an operator cannot be applied to its operands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,12 +128,19 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             }
             ty(DType::Bool, x[0].shape.clone())
         }
-        Op::IsNan {} => ty(DType::Bool, x[0].shape.clone()),
-        Op::Cast { to } => ty(*to, x[0].shape.clone()),
-        Op::Neg {} | Op::Abs {} | Op::Relu {} => {
-            if x[0].dtype == DType::Bool {
-                return fail(format!("`{}` does not take bool", op.name()));
+        Op::IsNan {} => {
+            computable(op, x)?;
+            ty(DType::Bool, x[0].shape.clone())
+        }
+        Op::Cast { to } => {
+            let from = x[0].dtype;
+            if from != *to && (from.is_quantised() && !to.is_float() || to.is_quantised() && !from.is_float()) {
+                return fail(format!("`cast` of {from} to {to}: quantised types go to and from floats"));
             }
+            ty(*to, x[0].shape.clone())
+        }
+        Op::Neg {} | Op::Abs {} | Op::Relu {} => {
+            number(op, x)?;
             ty(x[0].dtype, x[0].shape.clone())
         }
         Op::Sqrt {}
@@ -152,12 +162,14 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
 
         Op::Add {} | Op::Sub {} | Op::Mul {} | Op::Div {} | Op::Max {} | Op::Min {} => {
             same_dtype(op, x)?;
-            if x[0].dtype == DType::Bool {
-                return fail(format!("`{}` does not take bool", op.name()));
-            }
+            number(op, x)?;
             ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?)
         }
-        Op::Pow {} => ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?),
+        Op::Pow {} => {
+            computable(op, x)?;
+            ty(x[0].dtype, broadcast(&x[0].shape, &x[1].shape)?)
+        }
+        Op::QuantizeFp8 {} => quantize_fp8(op, x).map(Inferred::One),
         Op::And {} | Op::Or {} => {
             if x[0].dtype != DType::Bool || x[1].dtype != DType::Bool {
                 return fail(format!("`{}` takes bool, not {} and {}", op.name(), x[0].dtype, x[1].dtype));
@@ -166,6 +178,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
         }
         Op::Equal {} | Op::Less {} | Op::LessEqual {} | Op::Greater {} | Op::GreaterEqual {} => {
             same_dtype(op, x)?;
+            computable(op, x)?;
             ty(DType::Bool, broadcast(&x[0].shape, &x[1].shape)?)
         }
         Op::SiluMul {} | Op::GeluMul { .. } => {
@@ -182,6 +195,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
         }
 
         Op::ReduceSum { axes, keepdims } | Op::ReduceMean { axes, keepdims } | Op::ReduceMax { axes, keepdims } => {
+            computable(op, x)?;
             let rank = x[0].rank();
             let mut cut = vec![false; rank];
             for &a in axes {
@@ -202,19 +216,42 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             ty(x[0].dtype, x[0].shape.clone())
         }
         Op::Matmul { trans_b } => matmul(op, x, *trans_b).map(Inferred::One),
-        Op::RmsNorm { .. } | Op::LayerNorm { .. } => {
-            norm_operands(op, x[0], &x[1..])?;
-            ty(x[0].dtype, x[0].shape.clone())
+        Op::Fp8Scale { .. } => {
+            narrow(op, x[0])?;
+            ty(DType::F32, with_last(op, &x[0].shape, |_| Some(Dim::from(1)))?)
         }
-        Op::AddRmsNorm { .. }
-        | Op::AddLayerNorm { .. }
-        | Op::ArResidualRmsNorm { .. }
-        | Op::ArResidualLayerNorm { .. } => {
-            if x[0] != x[1] {
-                return fail(format!("`{}` adds {} and {}", op.name(), x[0], x[1]));
+        Op::Fp4Scale {} => {
+            single(op, x[1], Some(DType::F32))?;
+            narrow(op, x[0])?;
+            ty(DType::F8E4M3FN, block_scales(op, &x[0].shape)?)
+        }
+        Op::QuantizeFp4 {} => {
+            single(op, x[2], Some(DType::F32))?;
+            narrow(op, x[0])?;
+            let want = TensorType { dtype: DType::F8E4M3FN, shape: block_scales(op, &x[0].shape)? };
+            if *x[1] != want {
+                return fail(format!("`quantize_fp4` of {} takes block scales {want}, not {}", x[0], x[1]));
             }
-            norm_operands(op, x[0], &x[2..])?;
-            Ok(Inferred::Many(vec![x[0].clone(), x[0].clone()]))
+            ty(DType::F4E2M1, x[0].shape.clone())
+        }
+        Op::QuantizeNvfp4 {} => {
+            single(op, x[1], Some(DType::F32))?;
+            narrow(op, x[0])?;
+            nvfp4(op, &x[0].shape).map(Inferred::Many)
+        }
+        Op::UnpackFp4 {} => {
+            if x[0].dtype != DType::U8 {
+                return fail(format!("`unpack_fp4` takes u8, not {}", x[0].dtype));
+            }
+            ty(DType::F4E2M1, with_last(op, &x[0].shape, |d| Some(d * &Dim::from(2)))?)
+        }
+        Op::UnswizzleScales { shape } => {
+            let Some((blocks, lead)) = shape.split_last() else { return fail("`unswizzle_scales` of a scalar") };
+            let want = TensorType { dtype: DType::F8E4M3FN, shape: vec![swizzled(lead, blocks)] };
+            if *x[0] != want {
+                return fail(format!("`unswizzle_scales` to {shape:?} takes {want}, not {}", x[0]));
+            }
+            ty(DType::F8E4M3FN, shape.clone())
         }
         Op::Rotary { .. } => {
             float(op, x[0])?;
@@ -342,7 +379,11 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             shape[d] = &shape[d] * &Dim::from(*parts);
             ty(x[0].dtype, shape)
         }
-        Op::AllReduce { .. } | Op::Boundary { .. } | Op::Output { .. } => ty(x[0].dtype, x[0].shape.clone()),
+        Op::AllReduce { .. } => {
+            computable(op, x)?;
+            ty(x[0].dtype, x[0].shape.clone())
+        }
+        Op::Boundary { .. } | Op::Output { .. } => ty(x[0].dtype, x[0].shape.clone()),
         Op::OutputSharded { dim, parts, .. } => {
             let d = axis(*dim, x[0].rank())?;
             let mut shape = x[0].shape.clone();
@@ -354,7 +395,10 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             [t] => Inferred::One(t.clone()),
             all => Inferred::Many(all.to_vec()),
         }),
-        Op::Get { .. } | Op::Send { .. } | Op::Recv { .. } => fail(format!("`{}` has no place in a graph", op.name())),
+        op => match op.norm() {
+            Some(n) => norm(op, &n, x),
+            None => fail(format!("`{}` has no place in a graph", op.name())),
+        },
     }
 }
 
@@ -400,17 +444,17 @@ fn same_dtype(op: &Op, x: &[&TensorType]) -> Result<()> {
     }
 }
 
-fn norm_operands(op: &Op, x: &TensorType, params: &[&TensorType]) -> Result<()> {
-    float(op, x)?;
-    let Some(width) = x.shape.last() else { return fail(format!("`{}` of a scalar", op.name())) };
-    for p in params {
-        float(op, p)?;
-        if p.rank() != 1 {
-            return fail(format!("a parameter of `{}` is {p}, not a vector", op.name()));
-        }
-        same("width and parameter", width, &p.shape[0])?;
+/// Refuses elements that are only moved and converted.
+fn computable(op: &Op, x: &[&TensorType]) -> Result<()> {
+    match x.iter().find(|t| t.dtype.is_quantised()) {
+        Some(t) => fail(format!("`{}` does not take {}; cast it to a float first", op.name(), t.dtype)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn number(op: &Op, x: &[&TensorType]) -> Result<()> {
+    computable(op, x)?;
+    if x[0].dtype == DType::Bool { fail(format!("`{}` does not take bool", op.name())) } else { Ok(()) }
 }
 
 fn matmul(op: &Op, x: &[&TensorType], trans_b: bool) -> Result<TensorType> {

@@ -15,6 +15,7 @@ pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};
 pub use sinter_runtime::body::{Body, BodyStep, may_be_part};
 pub use sinter_runtime::dim::{Bindings, Dim, Factor, Shape};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};
+pub use sinter_runtime::norm::{self, Norm};
 pub use sinter_runtime::op::{self, Class, Op, OpInfo};
 pub use sinter_runtime::plan::{Mapping, Part};
 pub use text::{TextError, parse, print, print_node, value_name};

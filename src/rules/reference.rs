@@ -49,7 +49,7 @@ pub fn reference() -> String {
     }
     out.push_str("\n## Literals\n\n| sort | written |\n|---|---|\n");
     let axes = [MeshAxis::Tp, MeshAxis::Pp].map(|a| code(a.name())).join(", ");
-    let types = DType::CORE.map(|t| code(t.name())).join(", ");
+    let types = DType::OWN.map(|t| code(t.name())).join(", ");
     row(&mut out, &["number", "`3`, `0.5`, `1e-6`"]);
     row(&mut out, &["list", "`(0 2 1)`"]);
     row(&mut out, &["true or false", "`true`, `false`"]);

@@ -34,11 +34,11 @@ pub fn facts_of(op: &Op, children: &[&Facts]) -> Result<Facts, String> {
     let varies_over_tp = match op {
         Op::Shard { axis: MeshAxis::Tp, .. } => true,
         Op::AllReduce { axis: MeshAxis::Tp } | Op::AllGather { axis: MeshAxis::Tp, .. } => false,
-        Op::ArResidualRmsNorm { axis: MeshAxis::Tp, .. } | Op::ArResidualLayerNorm { axis: MeshAxis::Tp, .. } => {
-            children[1..].iter().any(|f| f.varies_over_tp)
-        }
         Op::VocabGather { axis: MeshAxis::Tp } => true,
         Op::OutputSharded { .. } => false,
+        op if op.norm().is_some_and(|n| n.axis() == Some(MeshAxis::Tp)) => {
+            children[1..].iter().any(|f| f.varies_over_tp)
+        }
         _ => any_varies,
     };
     // A weight with more than one axis longer than 1 belongs to the stage that uses it.

@@ -129,11 +129,14 @@ pub(crate) fn write_ints(
     Ok(())
 }
 
-/// Converts the element type. Floats truncate towards zero to integers and saturate; integers wrap.
+/// Converts the element type. Floats truncate towards zero to integers and saturate; integers wrap; quantised types go to
+/// and from floats.
 pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelError> {
     use DType::{BF16, Bool, F16, F32, F64};
     match (x.dtype, out.dtype) {
         (a, b) if a == b => out.bytes.copy_from_slice(x.bytes),
+        (a, b) if a.is_quantised() && b.is_float() => super::quantize::decode(x, out)?,
+        (a, b) if a.is_float() && b.is_quantised() => super::quantize::encode(x, out)?,
         (d, _) | (_, d) if !d.is_core() => return Err(KernelError::DType(d)),
         (F32 | F16 | BF16, F32 | F16 | BF16) => round_to(out.dtype, &floats(x)?, out.bytes)?,
         (F32 | F16 | BF16, F64) => {

@@ -15,6 +15,7 @@ mod layout;
 pub(crate) mod matmul;
 mod norm;
 mod packed;
+pub mod quantize;
 mod reduce;
 mod walk;
 
@@ -92,17 +93,21 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
             return collective::all_gather(op, &x[0], *dim, *parts, out[0].as_mut(), env);
         }
         Op::Send { stage, tag } => return collective::send(&x[0], *stage, *tag, env),
-        Op::AddRmsNorm { eps } => return norm::add(x, None, eps.0, out),
-        Op::AddLayerNorm { eps } => return norm::add(x, Some(&x[3]), eps.0, out),
-        Op::ArResidualRmsNorm { eps, .. } => return norm::all_reduce_add(op, x, None, eps.0, out, env),
-        Op::ArResidualLayerNorm { eps, .. } => return norm::all_reduce_add(op, x, Some(&x[3]), eps.0, out, env),
+        Op::QuantizeNvfp4 {} => {
+            let (values, scale) = (convert::floats(&x[0])?, quantize::single_f32(&x[1])?);
+            return quantize::quantize_nvfp4(&values, x[0].shape, scale, out);
+        }
         Op::Largest { k } => return experts::largest(&x[0], *k, out),
         Op::Kernel { body } => return declared::kernel(body, x, out, env),
         Op::Recv { stage, tag } => match out[0].as_mut() {
             Some(out) => return collective::recv(*stage, *tag, out, env),
             None => return Err(KernelError::NotAStep("a receive without a result".to_owned())),
         },
-        _ => {}
+        op => {
+            if let Some(n) = op.norm() {
+                return norm::norm(op, &n, x, out, env);
+            }
+        }
     }
     let Some(out) = out.first_mut().and_then(Option::as_mut) else { return Ok(()) };
     match op {
@@ -130,8 +135,12 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
         Op::ReduceMax { axes, keepdims } => reduce::reduce(reduce::Kind::Max, &x[0], axes, *keepdims, out),
         Op::Softmax { axis, safe } => reduce::softmax(&x[0], *axis, *safe, out),
         Op::Matmul { trans_b } => matmul::matmul(&x[0], &x[1], *trans_b, out, env.threads),
-        Op::RmsNorm { eps } => norm::norm(&x[0], &x[1], None, eps.0, out),
-        Op::LayerNorm { eps } => norm::norm(&x[0], &x[1], Some(&x[2]), eps.0, out),
+        Op::QuantizeFp8 {} => quantize::quantize_fp8(&x[0], &x[1], out),
+        Op::Fp8Scale { floor } => quantize::fp8_scales(&x[0], floor.0, out),
+        Op::Fp4Scale {} => quantize::fp4_scales(&x[0], &x[1], out),
+        Op::QuantizeFp4 {} => quantize::quantize_fp4(&x[0], &x[1], &x[2], out),
+        Op::UnpackFp4 {} => quantize::unpack_fp4(&x[0], out),
+        Op::UnswizzleScales { .. } => quantize::unswizzle_scales(&x[0], out),
         Op::Rotary { interleaved } => attention::rotary(&x[0], &x[1], &x[2], *interleaved, out),
         Op::Attention { scale, causal, softcap, safe } => {
             let how =

@@ -53,10 +53,7 @@ pub enum CertificateError {
 
 /// Whether an operator communicates within the group of its mesh axis.
 pub fn is_collective(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::AllReduce { .. } | Op::AllGather { .. } | Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. }
-    )
+    matches!(op, Op::AllReduce { .. } | Op::AllGather { .. }) || op.norm().is_some_and(|n| n.axis().is_some())
 }
 
 /// Name of the tensor group of a stage.

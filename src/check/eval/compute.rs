@@ -39,6 +39,13 @@ impl Local<'_> {
         match self.op {
             Op::Where {} => self.select(),
             Op::Dequantize { bits } => self.dequantize(*bits),
+            Op::QuantizeFp8 {} => self.quantize_fp8(),
+            Op::Fp8Scale { floor } => self.fp8_scale(floor.0),
+            Op::Fp4Scale {} => self.fp4_scale(),
+            Op::QuantizeFp4 {} => self.quantize_fp4(),
+            Op::QuantizeNvfp4 {} => self.quantize_nvfp4(),
+            Op::UnpackFp4 {} => self.unpack_fp4(),
+            Op::UnswizzleScales { shape } => self.unswizzle_scales(shape),
             Op::ReduceSum { axes, keepdims } => self.reduce(Kind::Sum, axes, *keepdims),
             Op::ReduceMean { axes, keepdims } => self.reduce(Kind::Mean, axes, *keepdims),
             Op::ReduceMax { axes, keepdims } => self.reduce(Kind::Max, axes, *keepdims),

@@ -41,9 +41,13 @@ impl Local<'_> {
     pub(super) fn unary(&self) -> Result<Vec<Array>> {
         let dtype = self.dtypes[0];
         let wants = match self.op {
-            Op::Cast { .. } | Op::IsNan {} => true,
+            Op::Cast { to } => {
+                let mixed = |a: DType, b: DType| a.is_quantised() && a != b && !b.is_float();
+                !mixed(dtype, *to) && !mixed(*to, dtype)
+            }
+            Op::IsNan {} => !dtype.is_quantised(),
             Op::Not {} => dtype == DType::Bool,
-            Op::Neg {} | Op::Abs {} | Op::Relu {} => dtype != DType::Bool,
+            Op::Neg {} | Op::Abs {} | Op::Relu {} => dtype != DType::Bool && !dtype.is_quantised(),
             _ => dtype.is_float(),
         };
         if !wants {
@@ -78,7 +82,7 @@ impl Local<'_> {
     fn cast(&self, to: DType) -> Result<Vec<Array>> {
         match to {
             DType::Bool => self.map(|x| truth(x != 0.0)),
-            _ if to.is_float() => self.map(|x| x),
+            _ if to.is_float() || to.is_quantised() => self.map(|x| x),
             _ => self.map(f64::trunc),
         }
     }

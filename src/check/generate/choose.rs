@@ -4,7 +4,8 @@ use super::super::hints::Hint;
 use super::super::random::Random;
 use super::super::shapes::{self, ty};
 use super::{Attempt, Builder, FLOATS, Miss};
-use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, OpInfo, Real, TensorType};
+use crate::ir::norm::Quant;
+use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, Norm, OpInfo, Real, TensorType};
 use crate::rules::eval::{self, Bind};
 use crate::rules::lang::{AttrPattern, VarId};
 
@@ -24,6 +25,9 @@ impl Builder<'_> {
             _ => None,
         };
         let sibling = known.iter().flatten().next().cloned();
+        if let Some(n) = Norm::by_name(info.name) {
+            return Ok(self.norm_operand(i, &n, want, known));
+        }
         let r = &mut *self.random;
         let pool = &self.pool;
         let shape = want.shape.clone();
@@ -33,8 +37,11 @@ impl Builder<'_> {
                 None => ty(DType::Bool, shape),
             },
             "cast" | "is_nan" => {
-                let dtype =
-                    if r.chance(25) { *r.pick(&[DType::I64, DType::Bool, DType::I32]) } else { *r.pick(&FLOATS) };
+                let dtype = match r.below(20) {
+                    0 if want.dtype.is_float() => *r.pick(&DType::QUANTISED),
+                    0..=4 => *r.pick(&[DType::I64, DType::Bool, DType::I32]),
+                    _ => *r.pick(&FLOATS),
+                };
                 ty(if info.name == "is_nan" { *r.pick(&FLOATS) } else { dtype }, shape)
             }
             "where" => {
@@ -68,21 +75,27 @@ impl Builder<'_> {
                 ty(self.float(want.dtype), shape)
             }
             "matmul" => self.matmul_operand(i, attr("trans_b") == Some(Attr::Bool(true)), want, known),
-            "rms_norm" | "layer_norm" => match (i, &known[0]) {
-                (0, _) | (_, None) => {
-                    let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
-                    ty(self.float(want.dtype), shape)
-                }
-                (_, Some(x)) => self.parameter(&x.clone()),
-            },
-            "add_rms_norm" | "add_layer_norm" | "ar_residual_rms_norm" | "ar_residual_layer_norm" => {
-                match (i, known.iter().take(2).flatten().next()) {
-                    (_, None) => {
-                        let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
-                        ty(self.float(want.dtype), shape)
+            "fp8_scale" => {
+                let shape = if shape.is_empty() { pool.shape(r, 2) } else { shape };
+                ty(self.float(want.dtype), shape)
+            }
+            "fp4_scale" | "quantize_fp4" | "quantize_nvfp4" => {
+                let last = info.max_inputs - 1;
+                match (i, known[0].as_ref().map(|x| x.shape.clone())) {
+                    (0, _) => {
+                        let mut s = if shape.is_empty() { pool.shape(r, 2) } else { shape };
+                        if let Some(d) = s.last_mut() {
+                            *d = blocks(r);
+                        }
+                        ty(self.float(want.dtype), s)
                     }
-                    (0 | 1, Some(x)) => x.clone(),
-                    (_, Some(x)) => self.parameter(&x.clone()),
+                    (i, _) if i == last => ty(DType::F32, vec![Dim::from(1); r.below(2)]),
+                    (_, None) => return Err(Miss::Untyped),
+                    (_, Some(mut s)) => {
+                        let d = s.last_mut().ok_or(Miss::Untyped)?;
+                        *d = d.div_exact(&Dim::from(16)).ok_or(Miss::Untyped)?;
+                        ty(DType::F8E4M3FN, s)
+                    }
                 }
             }
             "rotary" => match (i, &known[0]) {
@@ -171,6 +184,27 @@ impl Builder<'_> {
             }
             _ => want.clone(),
         })
+    }
+
+    /// An operand of a norm: what it sums, its parameters, or the scale of its quantised form.
+    fn norm_operand(&mut self, i: usize, n: &Norm, want: &TensorType, known: &[Option<TensorType>]) -> TensorType {
+        let nvfp4 = n.quant == Quant::Nvfp4;
+        if n.scale() == Some(i) {
+            let dtype = if nvfp4 { DType::F32 } else { *self.random.pick(&FLOATS) };
+            return ty(dtype, vec![Dim::from(1); self.random.below(2)]);
+        }
+        match known.iter().take(n.summands()).flatten().next().cloned() {
+            Some(x) if i < n.summands() => x,
+            Some(x) => self.parameter(&x),
+            None => {
+                let (r, pool) = (&mut *self.random, &self.pool);
+                let mut shape = if want.shape.is_empty() { pool.shape(r, 2) } else { want.shape.clone() };
+                if let Some(d) = shape.last_mut().filter(|_| nvfp4) {
+                    *d = blocks(r);
+                }
+                ty(self.float(want.dtype), shape)
+            }
+        }
     }
 
     /// Weight or bias of a norm: a vector, of the same element type most often.
@@ -502,4 +536,9 @@ impl Builder<'_> {
 /// A position below `n` that depends on nothing else.
 fn r_below(n: i64) -> i64 {
     (n - 1).max(0) / 3
+}
+
+/// An extent that divides into blocks of 16.
+fn blocks(r: &mut Random) -> Dim {
+    Dim::from(16 * (1 + r.below(3) as i64))
 }

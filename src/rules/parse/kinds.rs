@@ -6,24 +6,26 @@ use std::collections::BTreeMap;
 use super::RuleParser;
 use super::sides::{rest_var, roots};
 use crate::diag::Diagnostic;
-use crate::ir::{AttrKind, DType, OpInfo, op};
+use crate::ir::norm::{Quant, Sum};
+use crate::ir::{AttrKind, DType, Norm, OpInfo, op};
 use crate::rules::sexpr::{Datum, Kind, Span};
 
 /// A set of element types, one bit each.
 type Types = u16;
 
-const ANY: Types = (1 << DType::CORE.len()) - 1;
+const ANY: Types = (1 << DType::OWN.len()) - 1;
 
 fn only(wanted: impl Fn(DType) -> bool) -> Types {
-    DType::CORE.iter().enumerate().filter(|(_, t)| wanted(**t)).fold(0, |set, (i, _)| set | 1 << i)
+    DType::OWN.iter().enumerate().filter(|(_, t)| wanted(**t)).fold(0, |set, (i, _)| set | 1 << i)
 }
 
 fn describe(set: Types) -> String {
     let names: Vec<&str> =
-        DType::CORE.iter().enumerate().filter(|(i, _)| set & (1 << i) != 0).map(|(_, t)| t.name()).collect();
+        DType::OWN.iter().enumerate().filter(|(i, _)| set & (1 << i) != 0).map(|(_, t)| t.name()).collect();
     match set {
         s if s == only(DType::is_float) => "floating-point numbers".to_owned(),
-        s if s == only(|t| t != DType::Bool) => "numbers".to_owned(),
+        s if s == only(is_number) => "numbers".to_owned(),
+        s if s == only(is_computable) => "anything but quantised numbers".to_owned(),
         _ => names.join(" or "),
     }
 }
@@ -48,10 +50,31 @@ fn is_index(t: DType) -> bool {
     matches!(t, DType::I64 | DType::I32)
 }
 
+/// Whether operators compute with elements, and do not only move and convert them.
+fn is_computable(t: DType) -> bool {
+    !t.is_quantised()
+}
+
+fn is_number(t: DType) -> bool {
+    is_computable(t) && t != DType::Bool
+}
+
+/// The float types that quantisation computes with.
+fn is_narrow(t: DType) -> bool {
+    t.is_float() && t != DType::F64
+}
+
 fn demand(name: &str) -> Demand {
+    if let Some(n) = Norm::by_name(name) {
+        let operands: fn(usize) -> Types = |_| only(DType::is_float);
+        let gives = if n.quant == Quant::None { Gives::Operand(0) } else { Gives::Types(ANY) };
+        return Demand { operands, agree: 0..if n.sum == Sum::None { 0 } else { 2 }, gives };
+    }
     let any: fn(usize) -> Types = |_| ANY;
     let float: fn(usize) -> Types = |_| only(DType::is_float);
-    let number: fn(usize) -> Types = |_| only(|t| t != DType::Bool);
+    let narrow: fn(usize) -> Types = |_| only(is_narrow);
+    let number: fn(usize) -> Types = |_| only(is_number);
+    let computable: fn(usize) -> Types = |_| only(is_computable);
     let bool: fn(usize) -> Types = |_| only(|t| t == DType::Bool);
     let index: fn(usize) -> Types = |i| if i == 1 { only(is_index) } else { ANY };
     let packed: fn(usize) -> Types = |i| match i {
@@ -63,17 +86,24 @@ fn demand(name: &str) -> Demand {
     let all = 0..usize::MAX;
     match name {
         "not" | "and" | "or" => d(bool, 0..0, Gives::Types(bool(0))),
-        "is_nan" => d(any, 0..0, Gives::Types(bool(0))),
-        "equal" | "less" | "less_equal" | "greater" | "greater_equal" => d(any, all, Gives::Types(bool(0))),
+        "is_nan" => d(computable, 0..0, Gives::Types(bool(0))),
+        "equal" | "less" | "less_equal" | "greater" | "greater_equal" => d(computable, all, Gives::Types(bool(0))),
         "cast" => d(any, 0..0, Gives::Attribute),
         "neg" | "abs" | "relu" => d(number, 0..0, Gives::Operand(0)),
         "sqrt" | "reciprocal" | "exp" | "log" | "sigmoid" | "tanh" | "erf" | "cos" | "sin" | "floor" | "ceil"
-        | "silu" | "gelu" | "softmax" | "rms_norm" | "layer_norm" => d(float, 0..0, Gives::Operand(0)),
+        | "silu" | "gelu" | "softmax" => d(float, 0..0, Gives::Operand(0)),
         "add" | "sub" | "mul" | "div" | "max" | "min" => d(number, all, Gives::Operand(0)),
         "silu_mul" | "gelu_mul" | "matmul" | "rotary" => d(float, all, Gives::Operand(0)),
-        "add_rms_norm" | "add_layer_norm" | "ar_residual_rms_norm" | "ar_residual_layer_norm" => {
-            d(float, 0..2, Gives::Operand(0))
-        }
+        "quantize_fp8" | "fp4_scale" => d(narrow, 0..0, Gives::Types(only(|t| t == DType::F8E4M3FN))),
+        "fp8_scale" => d(narrow, 0..0, Gives::Types(only(|t| t == DType::F32))),
+        "quantize_fp4" => d(
+            |i| only(|t| if i == 1 { t == DType::F8E4M3FN } else { is_narrow(t) }),
+            0..0,
+            Gives::Types(only(|t| t == DType::F4E2M1)),
+        ),
+        "quantize_nvfp4" => d(narrow, 0..0, Gives::Types(ANY)),
+        "unpack_fp4" => d(|_| only(|t| t == DType::U8), 0..0, Gives::Types(only(|t| t == DType::F4E2M1))),
+        "unswizzle_scales" => d(|_| only(|t| t == DType::F8E4M3FN), 0..0, Gives::Operand(0)),
         "attention" => d(|i| if i == 3 { ANY } else { only(DType::is_float) }, 0..3, Gives::Operand(0)),
         "dequantize" => d(packed, 0..0, Gives::Operand(1)),
         "append" => d(|i| if i == 2 { only(is_index) } else { ANY }, 0..2, Gives::Operand(0)),
@@ -91,10 +121,9 @@ fn demand(name: &str) -> Demand {
         "concat" => d(any, all, Gives::Operand(0)),
         "gather" | "vocab_gather" | "gather_nd" => d(index, 0..0, Gives::Operand(0)),
         "dims" | "range" => d(any, 0..0, Gives::Types(only(|t| t == DType::I64))),
-        "pow" | "reduce_sum" | "reduce_mean" | "reduce_max" | "reshape" | "transpose" | "expand" | "slice"
-        | "shard" | "all_gather" | "all_reduce" | "boundary" | "output" | "output_sharded" | "get" => {
-            d(any, 0..0, Gives::Operand(0))
-        }
+        "pow" | "reduce_sum" | "reduce_mean" | "reduce_max" | "all_reduce" => d(computable, 0..0, Gives::Operand(0)),
+        "reshape" | "transpose" | "expand" | "slice" | "shard" | "all_gather" | "boundary" | "output"
+        | "output_sharded" | "get" => d(any, 0..0, Gives::Operand(0)),
         _ => d(any, 0..0, Gives::Types(ANY)),
     }
 }
@@ -334,13 +363,13 @@ impl Checker<'_, '_> {
         if node.results == Results::Unknown {
             self.nodes[*tuple].results = Results::Several;
         }
-        self.nodes.push(Node {
-            types: node.types,
-            results: Results::Exactly(1),
-            maker: Some("get"),
-            span: d.span.clone(),
-        });
-        Ok(self.nodes.len() - 1)
+        let result = self.new_node(ANY, Results::Exactly(1), &d.span);
+        self.nodes[result].maker = Some("get");
+        // Results of different types share no entry.
+        if !node.maker.is_some_and(|m| matches!(demand(m).gives, Gives::Types(_))) {
+            self.nodes[result].types = node.types;
+        }
+        Ok(result)
     }
 
     /// Demands one result.
@@ -456,6 +485,7 @@ mod tests {
             Op::Slice { .. } => Op::Slice { axis: 0, start: Dim::from(0), end: Dim::from(2), step: 1 },
             Op::Shard { .. } => Op::Shard { dim: 0, axis: MeshAxis::Tp, parts: 1 },
             Op::Dequantize { .. } => Op::Dequantize { bits: 4 },
+            Op::UnswizzleScales { .. } => Op::UnswizzleScales { shape: vec![Dim::from(2); 2] },
             op => op,
         }
     }
@@ -469,10 +499,16 @@ mod tests {
             (Op::Append { .. }, _) => of(&[2]),
             (Op::ExpertMatmul { .. }, 0 | 1) => of(&[2, 2, 2]),
             (Op::Rotary { .. }, 1..) => of(&[2, 1]),
-            (Op::RmsNorm { .. } | Op::LayerNorm { .. }, 1..) => of(&[2]),
-            (Op::AddRmsNorm { .. } | Op::AddLayerNorm { .. }, 2..) => of(&[2]),
-            (Op::ArResidualRmsNorm { .. } | Op::ArResidualLayerNorm { .. }, 2..) => of(&[2]),
-            _ => of(&[2, 2]),
+            (Op::QuantizeFp4 {}, 0) | (Op::Fp4Scale {} | Op::QuantizeNvfp4 {}, 0) => of(&[2, 16]),
+            (Op::QuantizeFp4 {}, 1) => of(&[2, 1]),
+            (Op::QuantizeFp4 {} | Op::Fp4Scale {} | Op::QuantizeNvfp4 {}, _) => of(&[]),
+            (Op::UnswizzleScales { .. }, _) => of(&[512]),
+            (op, i) => match op.norm() {
+                Some(n) if n.scale() == Some(i) => of(&[]),
+                Some(n) if i >= n.summands() => of(&[16]),
+                Some(_) => of(&[2, 16]),
+                None => of(&[2, 2]),
+            },
         }
     }
 
@@ -484,7 +520,7 @@ mod tests {
             let n = match op {
                 Op::Attention { .. } => 4,
                 Op::ExpertMatmul { .. } => 3,
-                _ if info.max_inputs > 4 => 2,
+                _ if info.max_inputs == usize::MAX => 2,
                 _ => info.max_inputs,
             };
             if n == 0 || matches!(op, Op::Get { .. } | Op::Send { .. } | Op::Kernel { .. } | Op::Standard { .. }) {
@@ -492,8 +528,9 @@ mod tests {
             }
             let demand = demand(info.name);
             let mut accepted = 0;
-            for code in 0..9usize.pow(n as u32) {
-                let types: Vec<DType> = (0..n).map(|i| DType::CORE[code / 9usize.pow(i as u32) % 9]).collect();
+            for code in 0..DType::OWN.len().pow(n as u32) {
+                let types: Vec<DType> =
+                    (0..n).map(|i| DType::OWN[code / DType::OWN.len().pow(i as u32) % DType::OWN.len()]).collect();
                 let operands: Vec<[TensorType; 1]> =
                     (0..n).map(|i| [TensorType { dtype: types[i], shape: shape(&op, i) }]).collect();
                 let operands: Vec<&[TensorType]> = operands.iter().map(|t| &t[..]).collect();

@@ -471,7 +471,7 @@ fn literal_help(kind: AttrKind) -> Option<String> {
     let text = match kind {
         AttrKind::Axis => "mesh axes are tp and pp".to_owned(),
         AttrKind::Ints | AttrKind::Dims => "a list is written (0 2 1)".to_owned(),
-        AttrKind::DType => format!("element types are {}", DType::CORE.map(DType::name).join(", ")),
+        AttrKind::DType => format!("element types are {}", DType::OWN.map(DType::name).join(", ")),
         _ => return None,
     };
     Some(text)

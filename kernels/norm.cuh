@@ -1,0 +1,271 @@
+// What follows the sums of a row: the norm over its elements, the quantised norm, and their stores. The kernels of norm.cu,
+// of quantize.cu and of the fused all-reduces end here.
+//
+// A team of threads, a warp or a block, owns a row of `columns` elements. The row is held in registers as packs of 16 bytes: thread t of
+// n has the packs t, t + n, .., VPT of them, and zeros where the row has no more. Statistics are in f32; the norm is rounded to T
+// before it is quantised.
+#pragma once
+#include "common.cuh"
+#include "quantize.cuh"
+
+enum Norm { NO_NORM, RMS_NORM, LAYER_NORM };
+
+// Rows of `columns` elements; addresses are multiples of 16, a scale's and scale_out's of their element's size.
+struct NormParameters {
+  // [columns], of weight_type; LAYER_NORM: bias likewise.
+  const void* weight;
+  const void* bias;
+  // T [rows, columns]; null: not stored.
+  void* norm;
+  // FP8, FP8_TOKEN: e4m3 [rows, columns]. NVFP4: u8 [rows, columns / 2], the even element in the low bits.
+  void* q;
+  // FP8_TOKEN: float [rows]. NVFP4: e4m3, swizzled, with zeros as padding to 128 rows and 4 blocks.
+  void* scale_out;
+  // FP8, NVFP4: one number of scale_type.
+  const void* scale;
+  i64 rows;
+  i64 columns;
+  float eps;
+  // FP8_TOKEN: the least scale.
+  float floor;
+  u32 weight_type;
+  u32 bias_type;
+  u32 scale_type;
+  // FP8: the type that a quotient is rounded to before its code is taken.
+  u32 quotient_type;
+};
+
+// The threads that own a row.
+struct WarpTeam {
+  static __device__ __forceinline__ int thread() { return int(threadIdx.x % WARP); }
+  static __device__ __forceinline__ int threads() { return WARP; }
+  template <class R>
+  static __device__ __forceinline__ float reduce(float v, float*) {
+    return reduce_warp<R>(v);
+  }
+};
+
+struct BlockTeam {
+  static __device__ __forceinline__ int thread() { return int(threadIdx.x); }
+  static __device__ __forceinline__ int threads() { return int(blockDim.x); }
+  template <class R>
+  static __device__ __forceinline__ float reduce(float v, float* scratch) {
+    return reduce_block<R>(v, scratch);
+  }
+};
+
+// Shared memory that a block needs for a row, in floats. A block that does one row after the other takes two such pieces in turn.
+constexpr int ROW_SCRATCH = 3 * WARP;
+
+template <class T>
+constexpr u32 TYPE_OF = TYPE_F32;
+template <>
+constexpr u32 TYPE_OF<f16> = TYPE_F16;
+template <>
+constexpr u32 TYPE_OF<bf16> = TYPE_BF16;
+
+// A parameter at the packs of a thread. Where it has the type T and registers suffice, it is read at once, so that the reads overlap
+// the reduction; otherwise where it is used.
+template <class T, int VPT, bool HELD>
+struct Parameter {
+  const void* at;
+  u32 type;
+  Pack packs[HELD ? VPT : 1];
+
+  template <class Team>
+  __device__ __forceinline__ void read(const void* from, u32 from_type, int columns, Team) {
+    at = from;
+    type = from_type;
+    if constexpr (HELD) {
+      if (type == TYPE_OF<T>) {
+#pragma unroll
+        for (int i = 0; i < VPT; i++) {
+          int element = (Team::thread() + i * Team::threads()) * PER_PACK<T>;
+          if (element < columns) packs[i] = load_pack(static_cast<const T*>(at) + element);
+        }
+      }
+    }
+  }
+
+  // The values at pack i of the thread, which starts at an element of the row.
+  __device__ __forceinline__ void get(int i, int element, float (&out)[PER_PACK<T>]) const {
+    if constexpr (HELD) {
+      if (type == TYPE_OF<T>) {
+        unpack<T>(packs[i], out);
+        return;
+      }
+    }
+    load_parameter<T>(at, type, element, out);
+  }
+};
+
+// Ends what the compiler knows of the packs, so that it unpacks them again where they are used next and does not hold twice as many
+// registers in f32 until then.
+template <int VPT>
+__device__ __forceinline__ void keep_packed(Pack (&v)[VPT]) {
+#ifndef SINTER_EMULATED
+#pragma unroll
+  for (int i = 0; i < VPT; i++) {
+    asm volatile("" : "+r"(v[i].word[0]), "+r"(v[i].word[1]), "+r"(v[i].word[2]), "+r"(v[i].word[3]));
+  }
+#endif
+}
+
+// Weight and bias of a norm, at the packs of a thread.
+template <class T, Norm N, class Team, int VPT>
+struct RowParameters {
+  Parameter<T, VPT, VPT <= 4> weight;
+  Parameter<T, VPT, VPT <= 2> bias;
+
+  // Begins the reads; to be called after the row's own reads.
+  __device__ __forceinline__ explicit RowParameters(const NormParameters& p) {
+    if constexpr (N != NO_NORM) weight.read(p.weight, p.weight_type, int(p.columns), Team());
+    if constexpr (N == LAYER_NORM) bias.read(p.bias, p.bias_type, int(p.columns), Team());
+  }
+};
+
+// The mean and 1 / deviation that a norm applies to a row. `packs`: packs of the row.
+template <class T, Norm N, class Team, int VPT>
+__device__ __forceinline__ void row_statistics(const NormParameters& p, Pack (&sum)[VPT], int packs, float* scratch,
+                                               float& mean, float& factor) {
+  float n = float(p.columns);
+  if constexpr (N == LAYER_NORM) {
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < VPT; i++) {
+      float v[PER_PACK<T>];
+      unpack<T>(sum[i], v);
+#pragma unroll
+      for (int j = 0; j < PER_PACK<T>; j++) total += v[j];
+    }
+    mean = Team::template reduce<Sum>(total, scratch + WARP) / n;
+    keep_packed(sum);
+  } else {
+    mean = 0.0f;
+  }
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < VPT; i++) {
+    float v[PER_PACK<T>];
+    unpack<T>(sum[i], v);
+    float part = 0.0f;
+#pragma unroll
+    for (int j = 0; j < PER_PACK<T>; j++) part = fmaf(v[j] - mean, v[j] - mean, part);
+    // Zeros beyond the row are no elements.
+    square += N == RMS_NORM || Team::thread() + i * Team::threads() < packs ? part : 0.0f;
+  }
+  factor = 1.0f / sqrtf(Team::template reduce<Sum>(square, scratch) / n + p.eps);
+  keep_packed(sum);
+}
+
+// Pack i of a thread after the norm, rounded to T.
+template <class T, Norm N, class Team, int VPT>
+__device__ __forceinline__ Pack normalised(const RowParameters<T, N, Team, VPT>& parameters, const Pack& sum, int i, int element,
+                                           float mean, float factor) {
+  constexpr int E = PER_PACK<T>;
+  if constexpr (N == NO_NORM) return sum;
+  float v[E], weight[E];
+  unpack<T>(sum, v);
+  parameters.weight.get(i, element, weight);
+#pragma unroll
+  for (int j = 0; j < E; j++) v[j] = (v[j] - mean) * factor * weight[j];
+  if constexpr (N == LAYER_NORM) {
+    float bias[E];
+    parameters.bias.get(i, element, bias);
+#pragma unroll
+    for (int j = 0; j < E; j++) v[j] += bias[j];
+  }
+  return pack<T>(v);
+}
+
+// Normalises the sums of a row, quantises the norm, and stores what is asked for. All threads of the team call it.
+template <class T, Norm N, Quant Q, class Team, int VPT>
+__device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pack (&sum)[VPT],
+                                           const RowParameters<T, N, Team, VPT>& parameters, float* scratch) {
+  constexpr int E = PER_PACK<T>;
+  int thread = Team::thread(), threads = Team::threads();
+  int packs = int(p.columns) / E;
+  i64 start = row * p.columns;
+  // Operands of one number are read before the reductions.
+  float scale = 1.0f;
+  if constexpr (Q == FP8 || Q == NVFP4) scale = load_as_f32(p.scale, p.scale_type, 0);
+  float mean = 0.0f, factor = 1.0f;
+  if constexpr (N != NO_NORM) row_statistics<T, N, Team, VPT>(p, sum, packs, scratch, mean, factor);
+
+  Pack y[VPT];
+  float largest = 0.0f;
+#pragma unroll
+  for (int i = 0; i < VPT; i++) {
+    int at = thread + i * threads;
+    y[i] = Pack{};
+    if (at < packs) {
+      y[i] = normalised<T, N, Team, VPT>(parameters, sum[i], i, at * E, mean, factor);
+      if (N != NO_NORM && p.norm) store_pack(static_cast<T*>(p.norm) + start + at * E, y[i]);
+    }
+    if constexpr (Q == FP8_TOKEN) {
+      float v[E];
+      unpack<T>(y[i], v);
+      largest = Magnitude::join(largest, largest_magnitude(v));
+    }
+  }
+  if constexpr (Q == NO_QUANT) return;
+
+  u32 quotient_type = p.quotient_type;
+  if constexpr (Q == FP8_TOKEN) {
+    largest = Team::template reduce<Magnitude>(largest, scratch + 2 * WARP);
+    keep_packed(y);
+    scale = fp8_scale(largest, p.floor);
+    quotient_type = TYPE_F32;
+    if (thread == 0) static_cast<float*>(p.scale_out)[row] = scale;
+  }
+  if constexpr (Q == FP8 || Q == FP8_TOKEN) {
+    Divisor by(scale);
+#pragma unroll
+    for (int i = 0; i < VPT; i++) {
+      int at = thread + i * threads;
+      float v[E];
+      u32 code[E / 4];
+      unpack<T>(y[i], v);
+      to_fp8<E>(v, by, quotient_type, code);
+      if (at < packs) store_fp8<E>(p.q, start + at * E, code);
+    }
+  }
+  if constexpr (Q == NVFP4) {
+    // Lanes beside each other hold the packs of a block; the row has whole blocks.
+    constexpr int LANES = NVFP4_BLOCK / E;
+    i64 tiles = scale_tiles(p.columns);
+    u8* scales = static_cast<u8*>(p.scale_out);
+#pragma unroll
+    for (int i = 0; i < VPT; i++) {
+      int at = thread + i * threads;
+      float v[E];
+      unpack<T>(y[i], v);
+      float block = largest_magnitude(v);
+#pragma unroll
+      for (int distance = 1; distance < LANES; distance *= 2) {
+        block = Magnitude::join(block, __shfl_xor_sync(ALL_LANES, block, distance));
+      }
+      BlockScale b(block, scale);
+      u64 code = to_fp4<E>(v, b.factor);
+      if (at < packs) {
+        u8* q = static_cast<u8*>(p.q) + (start + at * E) / 2;
+        if constexpr (E == 8) *reinterpret_cast<u32*>(q) = u32(code);
+        if constexpr (E == 4) *reinterpret_cast<u16*>(q) = u16(code);
+        if (at % LANES == 0) scales[swizzled(row, at / LANES, tiles)] = b.code;
+      }
+    }
+    int blocks = packs / LANES;
+    if (blocks + thread < tiles * 4) scales[swizzled(row, blocks + thread, tiles)] = 0;
+  }
+}
+
+// NVFP4: zeros for the scales of a row between `rows` and the next multiple of 128.
+template <class Team>
+__device__ __forceinline__ void pad_scales(const NormParameters& p, i64 row) {
+  i64 tiles = scale_tiles(p.columns);
+  u8* scales = static_cast<u8*>(p.scale_out);
+  // The four block columns of a tile are one word.
+  for (i64 t = Team::thread(); t < tiles; t += Team::threads()) {
+    *reinterpret_cast<u32*>(scales + swizzled(row, 4 * t, tiles)) = 0;
+  }
+}
