@@ -5,6 +5,7 @@ mod diff;
 mod emit;
 mod explain;
 mod graphs;
+mod kernels;
 mod optimize;
 mod options;
 mod report;
@@ -45,6 +46,8 @@ enum Command {
     Snapshot(snapshot::Options),
     /// Work with rules: list, verify, test, count, start new ones.
     Rules(rules::Options),
+    /// Work with CUDA kernels: list, compile and compare with a table, check and time on a GPU.
+    Kernels(kernels::Options),
 }
 
 /// How a command ended.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Diff(o) => diff::run(&o),
         Command::Snapshot(o) => snapshot::run(&o),
         Command::Rules(o) => rules::run(&o),
+        Command::Kernels(o) => kernels::run(&o),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

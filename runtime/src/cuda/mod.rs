@@ -19,6 +19,7 @@ mod library;
 pub mod norm;
 mod nvrtc;
 pub mod quantize;
+pub mod report;
 mod source;
 
 pub use cache::ModuleCache;

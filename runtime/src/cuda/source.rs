@@ -48,6 +48,18 @@ impl Kernel {
         );
         Kernel { file, name, entry }
     }
+
+    /// The instance that the entry point calls, such as `norm_rows<bf16, true>`.
+    pub fn body(&self) -> &str {
+        let (_, entry) = self.entry.rsplit_once("__global__").unwrap_or_default();
+        let inner = entry.split_once("{ ").and_then(|(_, rest)| rest.split_once("(a); }"));
+        inner.map_or("", |(body, _)| body)
+    }
+
+    /// Most threads of a block.
+    pub fn threads(&self) -> Option<u32> {
+        self.entry.split_once("__launch_bounds__(")?.1.split([',', ')']).next()?.trim().parse().ok()
+    }
 }
 
 /// The text of a program that holds the given kernels; files are included in the order of [`FILES`].
@@ -72,6 +84,7 @@ mod tests {
         let (a, b) = (k("a"), k("b"));
         let text = module_source(&[&a, &b]);
         assert_eq!(text.matches("#include").count(), 1);
+        assert_eq!((a.body(), a.threads()), ("f<1>", Some(64)));
         assert!(text.contains("__launch_bounds__(64) b(const __grid_constant__ A a) { f<1>(a); }"), "{text}");
     }
 }
