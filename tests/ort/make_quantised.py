@@ -114,13 +114,10 @@ class TRT_FP4DynamicQuantize(OpRun):  # noqa: N801
     def _run(self, x, scale, axis=-1, block_size=BLOCK, scale_type=None):
         assert axis in (-1, x.ndim - 1) and block_size == BLOCK and scale_type == T.FLOAT8E4M3FN
         blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
-        # The scale of the model divides; its reciprocal multiplies.
-        inverse = np.float32(1) / scale
-        steps = fp8(np.abs(blocks).max(axis=-1) / np.float32(6) * inverse)
-        wide = steps.astype(np.float32)
-        factor = np.where(wide == 0, np.float32(0), inverse / np.where(wide == 0, np.float32(1), wide))
-        codes = np.clip(blocks * factor[..., None], -6, 6).astype(F4)
-        return codes.reshape(x.shape), steps
+        steps = fp8(np.abs(blocks).max(axis=-1) / np.float32(6) / scale)
+        whole = (steps.astype(np.float32) * scale)[..., None]
+        quotient = np.where(whole == 0, np.float32(0), blocks / np.where(whole == 0, np.float32(1), whole))
+        return np.clip(quotient, -6, 6).astype(F4).reshape(x.shape), steps
 
 
 FORMS = {"fp8-static": (Static, 21, 10), "fp8-token": (Token, 21, 10), "nvfp4": (Nvfp4, 23, 11)}
@@ -131,8 +128,9 @@ def make(out, form):
     rng = np.random.default_rng(1)
     m, inputs, outputs = make_decoder.build(SIZES, kind(rng))
     for name, shape in m.weights:
-        value = 1 + 0.1 * rng.standard_normal(shape, np.float32) if len(shape) == 1 else rng.standard_normal(shape, np.float32)
-        m.initializers.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+        value = rng.standard_normal(shape, np.float32)
+        value = 1 + np.float32(0.1) * value if len(shape) == 1 else value
+        m.initializers.append(onnx.numpy_helper.from_array(value, name))
     graph = h.make_graph(m.nodes, f"decoder-{form}", inputs, outputs, m.initializers)
     imports = [h.make_opsetid("", opset)] + ([h.make_opsetid("trt", 1)] if form == "nvfp4" else [])
     model = h.make_model(graph, opset_imports=imports, ir_version=ir_version)
