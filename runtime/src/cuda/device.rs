@@ -123,6 +123,11 @@ impl Device {
         Ok(Device { context, info, compiler, target, cache, functions: Mutex::default() })
     }
 
+    /// Its number.
+    pub fn ordinal(&self) -> usize {
+        self.context.ordinal()
+    }
+
     /// What launchers must know.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
@@ -131,6 +136,28 @@ impl Device {
     /// NVRTC's version.
     pub fn compiler(&self) -> &Compiler {
         &self.compiler
+    }
+
+    /// Lets kernels on this device address the memory of another one.
+    pub fn reach(&self, other: &Device) -> Result<()> {
+        if self.context.ordinal() == other.context.ordinal() {
+            return Ok(());
+        }
+        let (from, to) = (self.context.ordinal(), other.context.ordinal());
+        let mut can = 0;
+        // SAFETY: both devices are open; the function writes one integer.
+        let asked =
+            unsafe { sys::cuDeviceCanAccessPeer(&mut can, self.context.cu_device(), other.context.cu_device()) };
+        asked.result().map_err(failed("cuDeviceCanAccessPeer"))?;
+        if can == 0 {
+            return Err(CudaError::NoDevice(format!("device {from} cannot address the memory of device {to}")));
+        }
+        self.bind()?;
+        // SAFETY: both contexts are alive.
+        match unsafe { sys::cuCtxEnablePeerAccess(other.context.cu_ctx(), 0) } {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            r => r.result().map_err(failed(format!("cuCtxEnablePeerAccess from device {from} to {to}"))),
+        }
     }
 
     /// A new stream that does not wait for others.
@@ -157,13 +184,18 @@ impl Device {
 
     /// Copies bytes to the start of a buffer and waits.
     pub fn upload(&self, stream: &Stream, buffer: &DeviceBuffer, bytes: &[u8]) -> Result<()> {
-        if bytes.len() > buffer.bytes {
-            let message = format!("{} bytes do not fit into {}", bytes.len(), buffer.bytes);
+        self.upload_at(stream, buffer, 0, bytes)
+    }
+
+    /// Copies bytes to a position in a buffer and waits.
+    pub fn upload_at(&self, stream: &Stream, buffer: &DeviceBuffer, start: usize, bytes: &[u8]) -> Result<()> {
+        if start.checked_add(bytes.len()).is_none_or(|end| end > buffer.bytes) {
+            let message = format!("{} bytes at {start} do not fit into {}", bytes.len(), buffer.bytes);
             return Err(CudaError::Driver { call: "copying to the device".to_owned(), message });
         }
         self.bind()?;
         // SAFETY: the source outlives the copy, for the stream is waited for; the range was checked.
-        unsafe { result::memcpy_htod_async(buffer.address, bytes, stream.handle()) }
+        unsafe { result::memcpy_htod_async(buffer.address + start as u64, bytes, stream.handle()) }
             .map_err(failed("copying to the device"))?;
         stream.synchronize()
     }

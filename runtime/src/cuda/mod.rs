@@ -5,9 +5,11 @@
 //! types, shapes, alignment and sizes, and picks kernel, grid and block. [`Device`] compiles the kernel, keeps it in
 //! a cache, and launches it.
 
+pub mod all_reduce;
 mod cache;
 pub mod check;
 mod device;
+pub mod exchange;
 mod launch;
 mod library;
 mod nvrtc;
@@ -60,6 +62,20 @@ pub enum CudaError {
         /// The compiler's messages.
         log: String,
     },
+    /// A rank waited for another one in vain.
+    #[error(
+        "rank {rank} waited {waited_ms} ms for rank {peer} in call {call} of the exchange; the other rank has died or does something else"
+    )]
+    Exchange {
+        /// The rank that gave up.
+        rank: usize,
+        /// The rank that did not send.
+        peer: usize,
+        /// The number of the call, from 0.
+        call: u32,
+        /// How long it waited, in milliseconds.
+        waited_ms: u64,
+    },
     /// A launch was refused before the driver was called.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -67,7 +83,7 @@ pub enum CudaError {
 
 /// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
 pub fn catalog() -> Vec<Kernel> {
-    let families: [Vec<Kernel>; 0] = [];
+    let families = [all_reduce::catalog()];
     families.into_iter().flatten().collect()
 }
 

@@ -1,7 +1,11 @@
 //! The kernels' sources, which are part of the binary, and the entry points that instantiate them.
 
 /// The files of `kernels/` with their text. Every one of them may include the others by name.
-pub const FILES: &[(&str, &str)] = &[("common.cuh", include_str!("../../../kernels/common.cuh"))];
+pub const FILES: &[(&str, &str)] = &[
+    ("common.cuh", include_str!("../../../kernels/common.cuh")),
+    ("exchange.cuh", include_str!("../../../kernels/exchange.cuh")),
+    ("all_reduce.cu", include_str!("../../../kernels/all_reduce.cu")),
+];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.
 ///
@@ -22,8 +26,18 @@ impl Kernel {
     ///
     /// `arguments` is the structure's name in the file, `body` the instance, such as `norm_rows<bf16, true>`.
     pub fn new(file: &'static str, name: String, threads: u32, arguments: &str, body: &str) -> Kernel {
+        Kernel::bounded(file, name, &threads.to_string(), arguments, body)
+    }
+
+    /// As [`Kernel::new`], for blocks that wait for other ranks: one of them is resident on each multiprocessor, and the
+    /// compiler may use all registers that this leaves.
+    pub fn waiting(file: &'static str, name: String, threads: u32, arguments: &str, body: &str) -> Kernel {
+        Kernel::bounded(file, name, &format!("{threads}, 1"), arguments, body)
+    }
+
+    fn bounded(file: &'static str, name: String, bounds: &str, arguments: &str, body: &str) -> Kernel {
         let entry = format!(
-            "extern \"C\" __global__ void __launch_bounds__({threads}) {name}(const __grid_constant__ {arguments} a) {{ {body}(a); }}\n"
+            "extern \"C\" __global__ void __launch_bounds__({bounds}) {name}(const __grid_constant__ {arguments} a) {{ {body}(a); }}\n"
         );
         Kernel { file, name, entry }
     }

@@ -18,3 +18,10 @@ fn check(kernels: &[&str]) {
 fn conversions_agree_with_the_reference() {
     check(&["convert"]);
 }
+
+#[test]
+fn ranks_sum_in_any_order() {
+    emulator::disorder(7);
+    check(&["all_reduce"]);
+    emulator::disorder(0);
+}

@@ -1,5 +1,7 @@
 //! What cases share: tensors on the device, launches, and comparison with a reference.
 
+use std::sync::Arc;
+
 use super::super::{Device, DeviceBuffer, Launch, Stream};
 use super::CheckError;
 use crate::dtype::{DType, element_f64};
@@ -11,7 +13,7 @@ const POISON: u8 = 0xfb;
 /// A device with a stream, for cases.
 pub struct Harness<'a> {
     /// The device.
-    pub device: &'a Device,
+    pub device: &'a Arc<Device>,
     /// The stream of all launches.
     pub stream: Stream,
 }
@@ -82,7 +84,7 @@ fn unit(dtype: DType) -> f64 {
 
 impl Harness<'_> {
     /// A harness with a stream of its own.
-    pub fn new(device: &Device) -> Result<Harness<'_>, CheckError> {
+    pub fn new(device: &Arc<Device>) -> Result<Harness<'_>, CheckError> {
         Ok(Harness { device, stream: device.stream()? })
     }
 
@@ -114,6 +116,12 @@ impl Harness<'_> {
         // SAFETY: cases pass views of buffers that outlive this call, and the work is waited for.
         unsafe { self.device.launch(&self.stream, launch) }?;
         Ok(self.stream.synchronize()?)
+    }
+
+    /// Launches on another stream and does not wait.
+    pub fn enqueue(&self, stream: &Stream, launch: &Launch) -> Result<(), CheckError> {
+        // SAFETY: cases wait for the stream before they drop the buffers; dropping a buffer waits for the device.
+        Ok(unsafe { self.device.launch(stream, launch) }?)
     }
 
     /// Compares a result with what is wanted.

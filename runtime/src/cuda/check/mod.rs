@@ -2,7 +2,9 @@
 //!
 //! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
 
+mod all_reduce;
 mod harness;
+mod ranks;
 mod small_floats;
 
 pub use harness::{Difference, Harness, Limit};
@@ -70,7 +72,7 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases()].into_iter().flatten().collect()
+    [small_floats::cases(), all_reduce::cases()].into_iter().flatten().collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;

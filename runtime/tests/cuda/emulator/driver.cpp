@@ -160,8 +160,9 @@ unsigned emulated_ballot(unsigned mask, int predicate) {
 
 // The launches that follow on this thread run `count` blocks from `first` on, so that tests reach positions beyond 2^31.
 void emulated_limit_blocks(unsigned first, unsigned count) { b.first = first; b.count = count; }
-// The launches that follow on this thread run fibers in random order and pause at random; 0 ends that.
-void emulated_disorder(unsigned long long seed) { b.random = seed * 0x9e3779b97f4a7c15ull; }
+// The launches that follow, on all threads, run fibers in random order and pause at random; 0 ends that.
+static std::atomic<unsigned long long> disorder{0};
+void emulated_disorder(unsigned long long seed) { disorder = seed; }
 
 // ---- the driver's functions ----
 
@@ -185,7 +186,7 @@ Result cuDeviceGet(int* d, int ordinal) { *d = ordinal; return SUCCESS; }
 Result cuDeviceGetName(char* name, int n, int) { snprintf(name, n, "emulated device"); return SUCCESS; }
 Result cuDeviceGetAttribute(int* v, int attribute, int) {
   switch (attribute) {
-    case 16: *v = 4; break;            // multiprocessors
+    case 16: *v = 16; break;           // multiprocessors
     case 39: *v = 2048; break;         // threads of a multiprocessor
     case 75: *v = 9; break;            // compute capability
     case 76: *v = 0; break;
@@ -199,6 +200,8 @@ Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxGetCurrent(Handle* c) { *c = context; return SUCCESS; }
 Result cuCtxSetCurrent(Handle c) { context = c; return SUCCESS; }
 Result cuCtxSynchronize() { return SUCCESS; }
+Result cuDeviceCanAccessPeer(int* can, int, int) { *can = 1; return SUCCESS; }
+Result cuCtxEnablePeerAccess(Handle, unsigned) { return SUCCESS; }
 Result cuMemAlloc_v2(Address* p, size_t n) {
   // Large tensors are never written whole; the system gives pages when they are touched.
   size_t length = (n + 4095) / 4096 * 4096;
@@ -263,6 +266,8 @@ Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsigned 
   b.size = bx;
   if (b.fibers.size() < bx) b.fibers.resize(bx);
   b.slots.assign(1024, 0);
+  if (!disorder) b.random = 0;
+  else if (!b.random) b.random = (disorder + (unsigned long long)gettid()) * 0x9e3779b97f4a7c15ull;
   for (unsigned x = b.first; x < gx && x - b.first < b.count; x++) {
     // Shared memory holds garbage at the start of a block.
     b.shared.assign(shared + 256, char(0xcd));

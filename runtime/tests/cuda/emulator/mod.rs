@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use sinter_runtime::cuda::{Device, ModuleCache};
@@ -62,11 +62,11 @@ fn emulator() -> &'static Emulator {
 }
 
 /// The emulated device; compiled kernels are kept between runs of the tests.
-pub(crate) fn device() -> &'static Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
+pub(crate) fn device() -> &'static Arc<Device> {
+    static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let cache = ModuleCache::at(&emulator().modules);
-        Device::open_with(0, cache).unwrap()
+        Arc::new(Device::open_with(0, cache).unwrap())
     })
 }
 
@@ -82,8 +82,8 @@ pub(crate) fn with_blocks<T>(first: u32, count: u32, run: impl FnOnce() -> T) ->
     out
 }
 
-/// Makes launches of this thread run their threads in random order, with pauses.
+/// Makes launches run their threads in random order, with pauses; 0 ends that.
 pub(crate) fn disorder(seed: u64) {
-    // SAFETY: the function has this type and sets a number of this thread.
+    // SAFETY: the function has this type and sets a number.
     unsafe { emulator().driver.get::<unsafe extern "C" fn(u64)>(b"emulated_disorder").unwrap()(seed) }
 }

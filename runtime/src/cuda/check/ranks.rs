@@ -1,0 +1,83 @@
+//! Several ranks on one device: a thread and a stream for each.
+
+use std::time::Duration;
+
+use super::super::exchange::Group;
+use super::super::{CudaError, Stream};
+use super::{CheckError, Harness};
+use crate::tensor::Tensor;
+
+/// How long a rank waits for the others before it gives up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Deterministic numbers that differ by seed.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def1)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+
+    /// Numbers in [-1, 1).
+    pub(super) fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+}
+
+/// Runs `body` for every rank on a thread with a stream of its own; returns what they return, or the first error. An error
+/// of the exchange is told after others, for it may only follow from them.
+pub(super) fn on_ranks<T: Send>(
+    h: &Harness<'_>,
+    ranks: usize,
+    body: impl Fn(usize, Stream) -> Result<T, CheckError> + Sync,
+) -> Result<Vec<T>, CheckError> {
+    let streams = (0..ranks).map(|_| h.device.stream()).collect::<Result<Vec<_>, _>>()?;
+    let results: Vec<Result<T, CheckError>> = std::thread::scope(|s| {
+        let threads: Vec<_> = streams
+            .into_iter()
+            .enumerate()
+            .map(|(rank, stream)| {
+                let body = &body;
+                s.spawn(move || body(rank, stream))
+            })
+            .collect();
+        let lost = || Err(CheckError::Reference("the thread of a rank panicked".to_owned()));
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
+    });
+    let exchange = |r: &Result<T, CheckError>| matches!(r, Err(CheckError::Cuda(CudaError::Exchange { .. })));
+    let (waited, others): (Vec<_>, Vec<_>) = results.into_iter().partition(exchange);
+    let done = others.into_iter().collect::<Result<Vec<T>, _>>()?;
+    match waited.into_iter().next() {
+        Some(Err(e)) => Err(e),
+        _ => Ok(done),
+    }
+}
+
+/// A pause of up to 60 microseconds, so that ranks meet in every order.
+pub(super) fn pause(random: &mut Random) {
+    let us = random.below(60);
+    if us > 20 {
+        std::thread::sleep(Duration::from_micros(us));
+    }
+}
+
+/// A group on the harness's device.
+pub(super) fn group(h: &Harness<'_>, ranks: usize, capacity: usize) -> Result<Group, CheckError> {
+    Ok(Group::new(&vec![h.device.clone(); ranks], capacity, PATIENCE)?)
+}
+
+/// A tensor of an element type from numbers.
+pub(super) fn tensor(dtype: crate::dtype::DType, shape: &[usize], values: &[f32]) -> Result<Tensor, CheckError> {
+    let mut bytes = vec![];
+    for &v in values {
+        crate::dtype::push_element(dtype, f64::from(v), 0, &mut bytes);
+    }
+    Tensor::from_bytes(dtype, shape, &bytes).map_err(|e| CheckError::Reference(e.to_string()))
+}
