@@ -12,7 +12,9 @@ mod device;
 pub mod exchange;
 mod launch;
 mod library;
+pub mod norm;
 mod nvrtc;
+pub mod quantize;
 mod source;
 
 pub use cache::ModuleCache;
@@ -83,7 +85,7 @@ pub enum CudaError {
 
 /// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
 pub fn catalog() -> Vec<Kernel> {
-    let families = [all_reduce::catalog()];
+    let families = [all_reduce::catalog(), norm::catalog(), quantize::catalog()];
     families.into_iter().flatten().collect()
 }
 

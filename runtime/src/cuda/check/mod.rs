@@ -4,7 +4,10 @@
 
 mod all_reduce;
 mod harness;
+mod norm;
+mod quantize;
 mod ranks;
+mod rows;
 mod small_floats;
 
 pub use harness::{Difference, Harness, Limit};
@@ -72,7 +75,7 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases(), all_reduce::cases()].into_iter().flatten().collect()
+    [small_floats::cases(), all_reduce::cases(), norm::cases(), quantize::cases()].into_iter().flatten().collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
@@ -114,5 +117,5 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    vec![]
+    [norm::benchmarks(), quantize::benchmarks()].into_iter().flatten().collect()
 }
