@@ -1,6 +1,7 @@
 //! The CUDA path without a GPU: launchers, NVRTC's place, module cache and kernels on an emulated driver.
 
 mod emulator;
+mod norm;
 
 use sinter_runtime::cuda::check::{Harness, Size, cases};
 

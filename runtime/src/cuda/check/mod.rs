@@ -7,8 +7,11 @@ mod all_reduce_norm;
 mod elementwise;
 mod harness;
 mod host;
+mod norm;
+mod quantize;
 mod ranks;
 mod reference;
+mod rows;
 mod small_floats;
 
 pub use harness::{Difference, Harness, Limit};
@@ -76,7 +79,14 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    let families = [small_floats::cases(), elementwise::cases(), all_reduce::cases(), all_reduce_norm::cases()];
+    let families = [
+        small_floats::cases(),
+        elementwise::cases(),
+        norm::cases(),
+        quantize::cases(),
+        all_reduce::cases(),
+        all_reduce_norm::cases(),
+    ];
     families.into_iter().flatten().collect()
 }
 
@@ -119,5 +129,6 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    [elementwise::benchmarks()].into_iter().flatten().collect()
+    let families = [elementwise::benchmarks(), norm::benchmarks(), quantize::benchmarks()];
+    families.into_iter().flatten().collect()
 }
