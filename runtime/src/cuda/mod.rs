@@ -8,12 +8,16 @@
 mod cache;
 mod chain;
 pub mod check;
+pub mod copy;
 mod device;
 pub mod elementwise;
+pub mod gather;
 mod index;
 mod launch;
 mod library;
 mod nvrtc;
+pub mod rotary;
+pub mod softmax;
 mod source;
 
 pub use cache::ModuleCache;
@@ -71,7 +75,7 @@ pub enum CudaError {
 
 /// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
 pub fn catalog() -> Vec<Kernel> {
-    let families = [elementwise::catalog()];
+    let families = [elementwise::catalog(), copy::catalog(), gather::catalog(), rotary::catalog(), softmax::catalog()];
     families.into_iter().flatten().collect()
 }
 

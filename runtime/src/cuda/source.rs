@@ -5,6 +5,10 @@ pub const FILES: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("index.cuh", include_str!("../../../kernels/index.cuh")),
     ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
+    ("copy.cu", include_str!("../../../kernels/copy.cu")),
+    ("gather.cu", include_str!("../../../kernels/gather.cu")),
+    ("rotary.cu", include_str!("../../../kernels/rotary.cu")),
+    ("softmax.cu", include_str!("../../../kernels/softmax.cu")),
 ];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.

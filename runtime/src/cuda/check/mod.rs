@@ -2,10 +2,14 @@
 //!
 //! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
 
+mod copy;
 mod elementwise;
+mod gather;
 mod harness;
 mod host;
+mod rotary;
 mod small_floats;
+mod softmax;
 
 pub use harness::{Difference, Harness, Limit};
 
@@ -72,7 +76,10 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases(), elementwise::cases()].into_iter().flatten().collect()
+    [small_floats::cases(), elementwise::cases(), copy::cases(), gather::cases(), rotary::cases(), softmax::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
@@ -114,5 +121,8 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    [elementwise::benchmarks()].into_iter().flatten().collect()
+    [elementwise::benchmarks(), copy::benchmarks(), gather::benchmarks(), rotary::benchmarks(), softmax::benchmarks()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
