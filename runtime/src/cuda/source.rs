@@ -10,8 +10,12 @@ pub const FILES: &[(&str, &str)] = &[
     ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
     ("all_reduce.cu", include_str!("../../../kernels/all_reduce.cu")),
     ("all_reduce_norm.cu", include_str!("../../../kernels/all_reduce_norm.cu")),
+    ("copy.cu", include_str!("../../../kernels/copy.cu")),
+    ("gather.cu", include_str!("../../../kernels/gather.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
     ("quantize.cu", include_str!("../../../kernels/quantize.cu")),
+    ("rotary.cu", include_str!("../../../kernels/rotary.cu")),
+    ("softmax.cu", include_str!("../../../kernels/softmax.cu")),
 ];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.

@@ -4,15 +4,19 @@
 
 mod all_reduce;
 mod all_reduce_norm;
+mod copy;
 mod elementwise;
+mod gather;
 mod harness;
 mod host;
 mod norm;
 mod quantize;
 mod ranks;
 mod reference;
+mod rotary;
 mod rows;
 mod small_floats;
+mod softmax;
 
 pub use harness::{Difference, Harness, Limit};
 
@@ -82,6 +86,10 @@ pub fn cases() -> Vec<Case> {
     let families = [
         small_floats::cases(),
         elementwise::cases(),
+        copy::cases(),
+        gather::cases(),
+        rotary::cases(),
+        softmax::cases(),
         norm::cases(),
         quantize::cases(),
         all_reduce::cases(),
@@ -129,6 +137,14 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    let families = [elementwise::benchmarks(), norm::benchmarks(), quantize::benchmarks()];
+    let families = [
+        elementwise::benchmarks(),
+        copy::benchmarks(),
+        gather::benchmarks(),
+        rotary::benchmarks(),
+        softmax::benchmarks(),
+        norm::benchmarks(),
+        quantize::benchmarks(),
+    ];
     families.into_iter().flatten().collect()
 }
