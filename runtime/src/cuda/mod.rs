@@ -17,7 +17,7 @@ pub mod report;
 mod source;
 
 pub use cache::ModuleCache;
-pub use device::{Device, DeviceBuffer, Stream};
+pub use device::{Device, DeviceBuffer, Event, Stream};
 pub use launch::{DeviceInfo, Launch, LaunchError, View, ViewMut};
 pub use library::{driver_present, require_driver, require_nvrtc};
 pub use nvrtc::{Compiled, Compiler, Image, Target};

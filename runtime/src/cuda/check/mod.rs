@@ -3,11 +3,15 @@
 //! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
 
 mod all_reduce;
+mod bench;
 mod harness;
 mod ranks;
+mod report;
 mod small_floats;
 
+pub use bench::{BenchConfig, Timed, TimedCalls, Timing, copy_bandwidth};
 pub use harness::{Difference, Harness, Limit};
+pub use report::{BenchmarkResult, CaseResult, FailedBenchmark, Report};
 
 use super::CudaError;
 
@@ -75,7 +79,7 @@ pub fn cases() -> Vec<Case> {
     [small_floats::cases(), all_reduce::cases()].into_iter().flatten().collect()
 }
 
-type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
+type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<TimedCalls, CheckError> + Send + Sync>;
 
 /// A measurement of one kernel on one shape.
 pub struct Benchmark {
@@ -86,16 +90,6 @@ pub struct Benchmark {
     prepare: Prepare,
 }
 
-/// A prepared measurement: the launches of one round on different buffers, and what each moves.
-pub struct Timed {
-    /// Launches that are timed one after the other. They use different buffers, so that no round finds its data in the cache.
-    pub launches: Vec<super::Launch>,
-    /// Memory that the launches use.
-    pub buffers: Vec<super::DeviceBuffer>,
-    /// Bytes that one launch has to read and to write at least.
-    pub bytes: u64,
-}
-
 impl Benchmark {
     /// A measurement; `prepare` allocates and fills the buffers.
     pub fn new(
@@ -103,11 +97,19 @@ impl Benchmark {
         label: String,
         prepare: impl Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync + 'static,
     ) -> Benchmark {
+        Benchmark { kernel, label, prepare: Box::new(move |h| prepare(h).map(TimedCalls::from)) }
+    }
+
+    /// A measurement of calls of several launches, or of several ranks.
+    pub fn of_calls(
+        kernel: &'static str,
+        label: String,
+        prepare: impl Fn(&Harness<'_>) -> Result<TimedCalls, CheckError> + Send + Sync + 'static,
+    ) -> Benchmark {
         Benchmark { kernel, label, prepare: Box::new(prepare) }
     }
 
-    /// Allocates and fills the buffers.
-    pub fn prepare(&self, harness: &Harness<'_>) -> Result<Timed, CheckError> {
+    fn prepare(&self, harness: &Harness<'_>) -> Result<TimedCalls, CheckError> {
         (self.prepare)(harness)
     }
 }
