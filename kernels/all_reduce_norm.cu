@@ -39,7 +39,7 @@ __device__ __forceinline__ Pack receive_sum(Call& call, const AllReduceNormArgum
 // Ends a row whose sums the threads have staged, each its own packs.
 template <class T, Norm N, Quant Q, int VPT>
 __device__ __forceinline__ void finish_staged(const AllReduceNormArguments& a, i64 row, const Pack* staged, float* scratch) {
-  RowParameters<T, N, BlockTeam, VPT> parameters(a.norm);
+  RowParameters<T, N, Q, BlockTeam, VPT> parameters(a.norm);
   int packs = int(a.norm.columns) / PER_PACK<T>;
   Pack sum[VPT];
 #pragma unroll

@@ -174,16 +174,22 @@ __device__ __forceinline__ void load_parameter(const void* p, u32 type, i64 i, f
       for (int k = 0; k < 4; k++) out[j + k] = __uint_as_float(v.word[k]);
     }
   } else {
+    u32 w[N / 2];
+    const u16* q = static_cast<const u16*>(p) + i;
+    if constexpr (N == 8) {
+      Pack v = load_pack(q);
 #pragma unroll
-    for (int j = 0; j < N; j += 2) {
-      u32 w = *reinterpret_cast<const u32*>(static_cast<const u16*>(p) + i + j);
-      if (type == TYPE_F16) {
-        out[j] = to_f32(f16{u16(w & 0xffffu)});
-        out[j + 1] = to_f32(f16{u16(w >> 16)});
-      } else {
-        out[j] = to_f32(bf16{u16(w & 0xffffu)});
-        out[j + 1] = to_f32(bf16{u16(w >> 16)});
-      }
+      for (int j = 0; j < N / 2; j++) w[j] = v.word[j];
+    } else {
+      u64 v = *reinterpret_cast<const u64*>(q);
+      w[0] = u32(v);
+      w[1] = u32(v >> 32);
+    }
+#pragma unroll
+    for (int j = 0; j < N / 2; j++) {
+      u16 low = u16(w[j] & 0xffffu), high = u16(w[j] >> 16);
+      out[2 * j] = type == TYPE_F16 ? to_f32(f16{low}) : to_f32(bf16{low});
+      out[2 * j + 1] = type == TYPE_F16 ? to_f32(f16{high}) : to_f32(bf16{high});
     }
   }
 }
@@ -271,13 +277,13 @@ __device__ __forceinline__ float from_e4m3(u8 code) {
 
 // e2m1 in the low four bits: the nearest code, ties to even; beyond +-6 the largest, NaN to 8.
 __device__ __forceinline__ u32 to_e2m1(float v) {
-  u32 bits = __float_as_uint(v);
-  u32 sign = bits >> 28 & 8u;
-  float a = __uint_as_float(bits & 0x7fffffffu);
-  if (!(a == a)) return 8u;
-  // The values are 0, 0.5, 1, 1.5, 2, 3, 4, 6. A tie goes to the even code: 0.25 to 0, 0.75 to 1, 1.25 to 1, 1.75 to 2, and so on.
-  u32 code = u32(a > 0.25f) + u32(a >= 0.75f) + u32(a > 1.25f) + u32(a >= 1.75f) + u32(a > 2.5f) + u32(a >= 3.5f) + u32(a > 5.0f);
-  return sign | code;
+  float a = fminf(fabsf(v), E2M1_MAX);
+  u32 exponent = __float_as_uint(fmaxf(a, 1.0f)) & 0x7f800000u;
+  // Adding 2^22 times that power of two leaves a, in halves of the power and rounded, in the lowest bits of the sum.
+  u32 magic = exponent + (22u << 23);
+  u32 steps = __float_as_uint(a + __uint_as_float(magic)) - magic;
+  u32 code = steps + (exponent >> 22) - 254u;
+  return v == v ? code | (__float_as_uint(v) >> 28 & 8u) : 8u;
 }
 
 // Position of the scale of block column b in row r among the swizzled scales: tiles of 128 rows by 4 block columns, of

@@ -37,8 +37,8 @@ struct NormParameters {
 
 // The threads that own a row.
 struct WarpTeam {
-  static __device__ __forceinline__ int thread() { return int(threadIdx.x % WARP); }
-  static __device__ __forceinline__ int threads() { return WARP; }
+  static __device__ __forceinline__ u32 thread() { return threadIdx.x % WARP; }
+  static __device__ __forceinline__ u32 threads() { return WARP; }
   template <class R>
   static __device__ __forceinline__ float reduce(float v, float*) {
     return reduce_warp<R>(v);
@@ -46,8 +46,8 @@ struct WarpTeam {
 };
 
 struct BlockTeam {
-  static __device__ __forceinline__ int thread() { return int(threadIdx.x); }
-  static __device__ __forceinline__ int threads() { return int(blockDim.x); }
+  static __device__ __forceinline__ u32 thread() { return threadIdx.x; }
+  static __device__ __forceinline__ u32 threads() { return blockDim.x; }
   template <class R>
   static __device__ __forceinline__ float reduce(float v, float* scratch) {
     return reduce_block<R>(v, scratch);
@@ -73,22 +73,22 @@ struct Parameter {
   Pack packs[HELD ? VPT : 1];
 
   template <class Team>
-  __device__ __forceinline__ void read(const void* from, u32 from_type, int columns, Team) {
+  __device__ __forceinline__ void read(const void* from, u32 from_type, u32 row_packs, Team) {
     at = from;
     type = from_type;
     if constexpr (HELD) {
-      if (type == TYPE_OF<T>) {
+      u32 held = type == TYPE_OF<T> ? row_packs : 0;
 #pragma unroll
-        for (int i = 0; i < VPT; i++) {
-          int element = (Team::thread() + i * Team::threads()) * PER_PACK<T>;
-          if (element < columns) packs[i] = load_pack(static_cast<const T*>(at) + element);
-        }
+      for (int i = 0; i < VPT; i++) {
+        u32 k = Team::thread() + i * Team::threads();
+        packs[i] = Pack{};
+        if (k < held) packs[i] = load_pack(static_cast<const T*>(at) + k * PER_PACK<T>);
       }
     }
   }
 
   // The values at pack i of the thread, which starts at an element of the row.
-  __device__ __forceinline__ void get(int i, int element, float (&out)[PER_PACK<T>]) const {
+  __device__ __forceinline__ void get(int i, u32 element, float (&out)[PER_PACK<T>]) const {
     if constexpr (HELD) {
       if (type == TYPE_OF<T>) {
         unpack<T>(packs[i], out);
@@ -111,24 +111,29 @@ __device__ __forceinline__ void keep_packed(Pack (&v)[VPT]) {
 #endif
 }
 
-// Weight and bias of a norm, at the packs of a thread.
-template <class T, Norm N, class Team, int VPT>
+// What a row reads before its reductions beside its elements: the weight at the packs of a thread, and the scale.
+template <class T, Norm N, Quant Q, class Team, int VPT>
 struct RowParameters {
   Parameter<T, VPT, VPT <= 4> weight;
-  Parameter<T, VPT, VPT <= 2> bias;
+
+  float inverse_columns, scale;
 
   // Begins the reads; to be called after the row's own reads.
   __device__ __forceinline__ explicit RowParameters(const NormParameters& p) {
-    if constexpr (N != NO_NORM) weight.read(p.weight, p.weight_type, int(p.columns), Team());
-    if constexpr (N == LAYER_NORM) bias.read(p.bias, p.bias_type, int(p.columns), Team());
+    u32 packs = u32(p.columns) / PER_PACK<T>;
+    if constexpr (N != NO_NORM) {
+      weight.read(p.weight, p.weight_type, packs, Team());
+      inverse_columns = 1.0f / float(u32(p.columns));
+    }
+    if constexpr (Q == FP8 || Q == NVFP4) scale = load_as_f32(p.scale, p.scale_type, 0);
   }
 };
 
-// The mean and 1 / deviation that a norm applies to a row. `packs`: packs of the row.
+// The mean and 1 / deviation that a norm applies to a row.
 template <class T, Norm N, class Team, int VPT>
-__device__ __forceinline__ void row_statistics(const NormParameters& p, Pack (&sum)[VPT], int packs, float* scratch,
-                                               float& mean, float& factor) {
-  float n = float(p.columns);
+__device__ __forceinline__ void row_statistics(const NormParameters& p, Pack (&sum)[VPT], float inverse_columns,
+                                               float* scratch, float& mean, float& factor) {
+  u32 packs = u32(p.columns) / PER_PACK<T>;
   if constexpr (N == LAYER_NORM) {
     float total = 0.0f;
 #pragma unroll
@@ -138,7 +143,7 @@ __device__ __forceinline__ void row_statistics(const NormParameters& p, Pack (&s
 #pragma unroll
       for (int j = 0; j < PER_PACK<T>; j++) total += v[j];
     }
-    mean = Team::template reduce<Sum>(total, scratch + WARP) / n;
+    mean = Team::template reduce<Sum>(total, scratch + WARP) * inverse_columns;
     keep_packed(sum);
   } else {
     mean = 0.0f;
@@ -154,14 +159,14 @@ __device__ __forceinline__ void row_statistics(const NormParameters& p, Pack (&s
     // Zeros beyond the row are no elements.
     square += N == RMS_NORM || Team::thread() + i * Team::threads() < packs ? part : 0.0f;
   }
-  factor = 1.0f / sqrtf(Team::template reduce<Sum>(square, scratch) / n + p.eps);
+  factor = 1.0f / sqrtf(Team::template reduce<Sum>(square, scratch) * inverse_columns + p.eps);
   keep_packed(sum);
 }
 
 // Pack i of a thread after the norm, rounded to T.
-template <class T, Norm N, class Team, int VPT>
-__device__ __forceinline__ Pack normalised(const RowParameters<T, N, Team, VPT>& parameters, const Pack& sum, int i, int element,
-                                           float mean, float factor) {
+template <class T, Norm N, class Parameters>
+__device__ __forceinline__ Pack normalised(const NormParameters& p, const Parameters& parameters, const Pack& sum, int i,
+                                           u32 element, float mean, float factor) {
   constexpr int E = PER_PACK<T>;
   if constexpr (N == NO_NORM) return sum;
   float v[E], weight[E];
@@ -171,7 +176,7 @@ __device__ __forceinline__ Pack normalised(const RowParameters<T, N, Team, VPT>&
   for (int j = 0; j < E; j++) v[j] = (v[j] - mean) * factor * weight[j];
   if constexpr (N == LAYER_NORM) {
     float bias[E];
-    parameters.bias.get(i, element, bias);
+    load_parameter<T>(p.bias, p.bias_type, element, bias);
 #pragma unroll
     for (int j = 0; j < E; j++) v[j] += bias[j];
   }
@@ -181,25 +186,22 @@ __device__ __forceinline__ Pack normalised(const RowParameters<T, N, Team, VPT>&
 // Normalises the sums of a row, quantises the norm, and stores what is asked for. All threads of the team call it.
 template <class T, Norm N, Quant Q, class Team, int VPT>
 __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pack (&sum)[VPT],
-                                           const RowParameters<T, N, Team, VPT>& parameters, float* scratch) {
+                                           const RowParameters<T, N, Q, Team, VPT>& parameters, float* scratch) {
   constexpr int E = PER_PACK<T>;
-  int thread = Team::thread(), threads = Team::threads();
-  int packs = int(p.columns) / E;
+  u32 thread = Team::thread(), threads = Team::threads();
+  u32 packs = u32(p.columns) / E;
   i64 start = row * p.columns;
-  // Operands of one number are read before the reductions.
-  float scale = 1.0f;
-  if constexpr (Q == FP8 || Q == NVFP4) scale = load_as_f32(p.scale, p.scale_type, 0);
   float mean = 0.0f, factor = 1.0f;
-  if constexpr (N != NO_NORM) row_statistics<T, N, Team, VPT>(p, sum, packs, scratch, mean, factor);
+  if constexpr (N != NO_NORM) row_statistics<T, N, Team, VPT>(p, sum, parameters.inverse_columns, scratch, mean, factor);
 
   Pack y[VPT];
   float largest = 0.0f;
 #pragma unroll
   for (int i = 0; i < VPT; i++) {
-    int at = thread + i * threads;
+    u32 at = thread + i * threads;
     y[i] = Pack{};
     if (at < packs) {
-      y[i] = normalised<T, N, Team, VPT>(parameters, sum[i], i, at * E, mean, factor);
+      y[i] = normalised<T, N>(p, parameters, sum[i], i, at * E, mean, factor);
       if (N != NO_NORM && p.norm) store_pack(static_cast<T*>(p.norm) + start + at * E, y[i]);
     }
     if constexpr (Q == FP8_TOKEN) {
@@ -210,6 +212,7 @@ __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pac
   }
   if constexpr (Q == NO_QUANT) return;
 
+  float scale = parameters.scale;
   u32 quotient_type = p.quotient_type;
   if constexpr (Q == FP8_TOKEN) {
     largest = Team::template reduce<Magnitude>(largest, scratch + 2 * WARP);
@@ -222,7 +225,7 @@ __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pac
     Divisor by(scale);
 #pragma unroll
     for (int i = 0; i < VPT; i++) {
-      int at = thread + i * threads;
+      u32 at = thread + i * threads;
       float v[E];
       u32 code[E / 4];
       unpack<T>(y[i], v);
@@ -232,17 +235,17 @@ __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pac
   }
   if constexpr (Q == NVFP4) {
     // Lanes beside each other hold the packs of a block; the row has whole blocks.
-    constexpr int LANES = NVFP4_BLOCK / E;
+    constexpr u32 LANES = NVFP4_BLOCK / E;
     i64 tiles = scale_tiles(p.columns);
     u8* scales = static_cast<u8*>(p.scale_out);
 #pragma unroll
     for (int i = 0; i < VPT; i++) {
-      int at = thread + i * threads;
+      u32 at = thread + i * threads;
       float v[E];
       unpack<T>(y[i], v);
       float block = largest_magnitude(v);
 #pragma unroll
-      for (int distance = 1; distance < LANES; distance *= 2) {
+      for (u32 distance = 1; distance < LANES; distance *= 2) {
         block = Magnitude::join(block, __shfl_xor_sync(ALL_LANES, block, distance));
       }
       BlockScale b(block, scale);
@@ -254,7 +257,7 @@ __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pac
         if (at % LANES == 0) scales[swizzled(row, at / LANES, tiles)] = b.code;
       }
     }
-    int blocks = packs / LANES;
+    u32 blocks = packs / LANES;
     if (blocks + thread < tiles * 4) scales[swizzled(row, blocks + thread, tiles)] = 0;
   }
 }

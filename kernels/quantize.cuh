@@ -53,7 +53,11 @@ struct Divisor {
   }
 };
 
-// E codes, two to four a word, of quotients that are rounded to `quotient_type` first.
+__device__ __forceinline__ float rounded_quotient(float v, u32 type) {
+  return type == TYPE_F16 ? through<f16>(v) : type == TYPE_BF16 ? through<bf16>(v) : v;
+}
+
+// E codes, four a word, of quotients that are rounded to `quotient_type` first.
 template <int E>
 __device__ __forceinline__ void to_fp8(const float (&v)[E], const Divisor& by, u32 quotient_type, u32 (&out)[E / 4]) {
   float q[E];

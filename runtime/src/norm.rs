@@ -111,6 +111,18 @@ impl Norm {
         }
     }
 
+    /// The operator without the quantisation.
+    pub fn without_quant(&self) -> Op {
+        let eps = self.eps;
+        match (self.kind, self.sum) {
+            (_, Sum::None) => self.plain(),
+            (Kind::Rms, Sum::Local) => Op::AddRmsNorm { eps },
+            (Kind::Layer, Sum::Local) => Op::AddLayerNorm { eps },
+            (Kind::Rms, Sum::AllReduce(axis)) => Op::ArResidualRmsNorm { axis, eps },
+            (Kind::Layer, Sum::AllReduce(axis)) => Op::ArResidualLayerNorm { axis, eps },
+        }
+    }
+
     /// Number of operands that are summed.
     pub fn summands(&self) -> usize {
         if self.sum == Sum::None { 1 } else { 2 }
@@ -163,6 +175,7 @@ mod tests {
                 info.name
             );
             assert_eq!(Norm::by_name(info.name), Some(n));
+            assert_eq!(n.without_quant().norm(), Some(Norm { quant: Quant::None, ..n }));
         }
         assert_eq!(norms, 24);
         let op = Op::ArResidualLayerNormQuantFp8Token { axis: MeshAxis::Pp, eps: Real(0.5), floor: Real(0.25) };

@@ -394,9 +394,9 @@ pub(super) fn opsets<'a>(nodes: impl Iterator<Item = &'a NodeProto>, opset: i64)
     domains.into_iter().map(|d| OperatorSetIdProto { domain: Some(d.to_owned()), version: Some(version(d)) }).collect()
 }
 
-/// The ONNX number of an element type.
+/// The ONNX number of an element type. Files hold f4e2m1 two a byte, from an opset on that ONNX files of plans do not have.
 pub(super) fn data_type(dtype: DType) -> Result<i32> {
-    import::data_type(dtype).ok_or(EmitError::DType(dtype))
+    import::data_type(dtype).filter(|_| dtype != DType::F4E2M1).ok_or(EmitError::DType(dtype))
 }
 
 pub(super) fn int(name: &str, value: i64) -> AttributeProto {

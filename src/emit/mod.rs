@@ -8,6 +8,7 @@
 mod builder;
 mod nn;
 mod ops;
+mod quant;
 mod special;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,8 @@
 //! One operator of a plan as ONNX nodes.
 
 use super::builder::{Builder, CONTRIB, Val, int};
-use super::{Dialect, EmitError, Result, nn, special};
+use super::{Dialect, EmitError, Result, nn, quant, special};
+use crate::ir::norm::Quant;
 use crate::ir::{Body, DType, Dim, Literal, Op, TensorType};
 
 /// What the nodes of one rank depend on.
@@ -113,7 +114,12 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::AllGather { dim, parts, .. } => one(all_gather(b, p, names[0], *dim, *parts)?),
         Op::VocabGather { .. } => one(vocab_gather(b, p, x)?),
         Op::Kernel { body } => kernel(b, p, body, x),
-        other => Err(EmitError::Operator(other.title().to_owned())),
+        Op::QuantizeFp8 {} => one(quant::quantize_fp8(b, &x[0], &x[1])?),
+        Op::Fp8Scale { floor } => one(quant::fp8_scale(b, &x[0], floor.0)?),
+        other => match other.norm() {
+            Some(n) if matches!(n.quant, Quant::Fp8 | Quant::Fp8Token { .. }) => quant::norm(b, p, &n, x, wanted),
+            _ => Err(EmitError::Operator(other.title().to_owned())),
+        },
     }
 }
 

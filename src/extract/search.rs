@@ -276,12 +276,12 @@ impl<'s> Selection<'s> {
                 .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] != Some(t))
                 .map(|&(p, t)| Flip { class: p, to: t })
                 .collect();
-            // A result that nothing reads yet may be what others read under another shape.
+            // A result that nothing reads yet may be what others read under another shape or layout.
             let mut all = readers.clone();
             for &(p, t) in self.space.users[c as usize].iter().filter(|&&(p, _)| !self.is_needed(p)) {
-                let views = self.space.users[p as usize].iter().filter(|&&(q, u)| {
-                    self.is_needed(q) && self.term[q as usize] != Some(u) && self.space.term(q, u).cost == 0
-                });
+                let views = self.space.users[p as usize]
+                    .iter()
+                    .filter(|&&(q, u)| self.is_needed(q) && self.term[q as usize] != Some(u));
                 let before = all.len();
                 all.extend(views.map(|&(q, u)| Flip { class: q, to: u }));
                 if all.len() > before {
@@ -294,8 +294,44 @@ impl<'s> Selection<'s> {
             if !readers.is_empty() {
                 groups.add(self.space, c, readers.len() as u64, readers);
             }
+            if let Some(flips) = self.leave_tuple(c).filter(|f| !f.is_empty()) {
+                groups.add(self.space, c, LEAVE | flips.len() as u64, flips);
+            }
         }
         self.try_groups(&groups)
+    }
+
+    /// Other terms for all that reads a tuple, or for the readers of its results where these can be computed in no other
+    /// way.
+    fn leave_tuple(&self, tuple: ClassId) -> Option<Vec<Flip>> {
+        let mut flips = vec![];
+        for result in self.readers(tuple) {
+            match self.without(result, tuple) {
+                Some(flip) => flips.push(flip),
+                None => {
+                    for reader in self.readers(result) {
+                        flips.push(self.without(reader, result)?);
+                    }
+                }
+            }
+        }
+        Some(flips)
+    }
+
+    /// The needed classes whose selected terms read a class.
+    fn readers(&self, class: ClassId) -> Vec<ClassId> {
+        let users = self.space.users[class as usize].iter();
+        users.filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] == Some(t)).map(|&(p, _)| p).collect()
+    }
+
+    /// The cheapest term of a class, as things are, that does not read another.
+    fn without(&self, class: ClassId, other: ClassId) -> Option<Flip> {
+        let cost = |t: &Term| t.needs.iter().fold(t.cost, |s, &n| s.saturating_add(self.estimate[n as usize]));
+        let terms = self.space.terms[class as usize].iter().enumerate();
+        terms
+            .filter(|(t, term)| !term.needs.contains(&other) && self.is_possible(class, *t as u32))
+            .min_by_key(|(t, term)| (cost(term), *t))
+            .map(|(t, _)| Flip { class, to: t as u32 })
     }
 
     /// Moves of all readers of a class away from it. A value that several terms read is paid once, so
@@ -307,23 +343,11 @@ impl<'s> Selection<'s> {
             if self.needed[c as usize] < 2 {
                 continue;
             }
-            let readers: Vec<ClassId> = self.space.users[c as usize]
-                .iter()
-                .filter(|&&(p, t)| self.is_needed(p) && self.term[p as usize] == Some(t))
-                .map(|&(p, _)| p)
-                .collect();
+            let readers = self.readers(c);
             if readers.len() < 2 || readers.iter().any(|&p| self.space.terms[p as usize].len() < 2) {
                 continue;
             }
-            let without = |p: ClassId| {
-                let terms = self.space.terms[p as usize].iter().enumerate();
-                let cost = |t: &Term| t.needs.iter().fold(t.cost, |s, &n| s.saturating_add(self.estimate[n as usize]));
-                terms
-                    .filter(|(t, term)| !term.needs.contains(&c) && self.is_possible(p, *t as u32))
-                    .min_by_key(|(t, term)| (cost(term), *t))
-                    .map(|(t, _)| Flip { class: p, to: t as u32 })
-            };
-            if let Some(flips) = readers.into_iter().map(without).collect::<Option<Vec<_>>>() {
+            if let Some(flips) = readers.into_iter().map(|p| self.without(p, c)).collect::<Option<Vec<_>>>() {
                 groups.add(self.space, c, flips.len() as u64, flips);
             }
         }
@@ -337,6 +361,9 @@ impl<'s> Selection<'s> {
 
 /// Marks the moves that include readers of a reshaped result.
 const VIEWS: u64 = 1 << 32;
+
+/// Marks the moves away from a tuple.
+const LEAVE: u64 = 1 << 33;
 
 /// Rounds of single-class moves; each visits every class. To stop early leaves a dearer program, never a
 /// wrong one.

@@ -53,7 +53,14 @@ impl Space {
         for &id in &ids {
             let class = &eg[id];
             let mut list = Vec::with_capacity(class.nodes.len());
-            for node in &class.nodes {
+            // To cut a computed weight, a rank would hold the whole; where its part is computed from parts, nothing else
+            // is a candidate.
+            let whole = |n: &ENode| {
+                let of = n.children().first().map(|&c| &eg[c].data);
+                matches!(*n.op, Op::Shard { .. }) && of.is_some_and(|f| f.weight && !f.leaf)
+            };
+            let only_parts = class.nodes.iter().any(|n| !whole(n));
+            for node in class.nodes.iter().filter(|n| !only_parts || !whole(n)) {
                 let mut needs: SmallVec<[ClassId; 4]> = node.children().iter().map(|&c| dense[&eg.find(c)]).collect();
                 let inputs: SmallVec<[&[TensorType]; 4]> =
                     node.children().iter().map(|&c| &eg[c].data.types[..]).collect();

@@ -215,14 +215,15 @@ impl<'a> Context<'a> {
 
     /// Whether an operand has an element type that only standard operators take.
     fn is_foreign(&mut self, node: &NodeProto) -> Result<bool> {
-        let moves = ops::moves(node);
+        let (moves, quantised) = (ops::moves(node), ops::takes_quantised(node));
         for i in 0..node.input.len() {
             let dtype = match self.input(node, i)? {
                 Some(Val::Node(id)) => self.graph.node(id).types.first().map(|t| t.dtype),
                 Some(Val::Sym(s)) => Some(s.dtype),
                 None => None,
             };
-            if dtype.is_some_and(|d| d == DType::Opaque || !d.is_core() && !moves) {
+            let own = |d: DType| d.is_core() || moves || quantised && d.is_quantised();
+            if dtype.is_some_and(|d| d == DType::Opaque || !own(d)) {
                 return Ok(true);
             }
         }
@@ -236,6 +237,7 @@ impl<'a> Context<'a> {
             if let Val::Node(id) = v
                 && let Some(t) = self.graph.node(*id).types.first()
                 && !t.dtype.is_core()
+                && !t.dtype.is_quantised()
                 && computed(*id)
             {
                 return Err(OpError::from(format!("sinter's own operators do not compute {}", t.dtype)));

@@ -28,12 +28,15 @@ pub const BUNDLED: &[(&str, &str)] = &[
     ("rules/algebra.rules", include_str!("../../rules/algebra.rules")),
     ("rules/raise.rules", include_str!("../../rules/raise.rules")),
     ("rules/raise-attention.rules", include_str!("../../rules/raise-attention.rules")),
+    ("rules/raise-quant.rules", include_str!("../../rules/raise-quant.rules")),
     ("rules/recover.rules", include_str!("../../rules/recover.rules")),
     ("rules/shard.rules", include_str!("../../rules/shard.rules")),
     ("rules/shard-contrib.rules", include_str!("../../rules/shard-contrib.rules")),
+    ("rules/shard-quant.rules", include_str!("../../rules/shard-quant.rules")),
     ("rules/experts.rules", include_str!("../../rules/experts.rules")),
     ("rules/boundary.rules", include_str!("../../rules/boundary.rules")),
     ("rules/fuse.rules", include_str!("../../rules/fuse.rules")),
+    ("rules/fuse-quant.rules", include_str!("../../rules/fuse-quant.rules")),
 ];
 
 /// Defects of rule files, rendered.

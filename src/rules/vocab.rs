@@ -384,8 +384,14 @@ pub static FUNCTIONS: &[Function] = &[
     Function {
         name: "larger",
         params: &[Number, Number],
-        doc: "The larger of two integers.",
-        eval: |a| Some(Attr::Int(a.int(0)?.max(a.int(1)?))),
+        doc: "The larger of two numbers.",
+        eval: |a| match (a.int(0), a.int(1)) {
+            (Some(x), Some(y)) => Some(Attr::Int(x.max(y))),
+            _ => {
+                let (x, y) = (a.real(0)?, a.real(1)?);
+                (!x.is_nan() && !y.is_nan()).then(|| Attr::Real(Real(x.max(y))))
+            }
+        },
     },
     Function {
         name: "if",

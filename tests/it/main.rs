@@ -34,6 +34,8 @@ mod fuzz_models;
 mod large;
 /// Every model under every mapping, against ONNX Runtime's outputs.
 mod matrix;
+/// Decoders with quantised products.
+mod quantised;
 /// Models whose weight data is absent.
 mod random_weights;
 /// The evaluator in f64 against the kernels, ONNX Runtime and closed forms.

@@ -43,6 +43,10 @@ class Model:
         self.weights.append((name, shape))
         return name
 
+    def linear(self, x, name, rows, columns):
+        """x times a matrix."""
+        return self.op("MatMul", x, self.weight(name, rows, columns))
+
 
 def norm(m, x, name, hidden):
     squares = m.op("Pow", x, m.const(2.0))
@@ -58,8 +62,8 @@ def rotary(m, x, cos, sin):
     return m.op("Add", m.op("Mul", x, cos), m.op("Mul", turned, sin))
 
 
-def build(o):
-    m, width = Model(), o.hidden // o.heads
+def build(o, m=None):
+    m, width = m or Model(), o.hidden // o.heads
     cache = [d for d in ["batch", o.kv_heads, "past", width]]
     inputs = [
         h.make_tensor_value_info("input_ids", T.INT64, ["batch", "seq"]),
@@ -93,7 +97,7 @@ def build(o):
         y = norm(m, x, f"l{i}.norm1", o.hidden)
 
         def heads(name, n, y=y):
-            t = m.op("MatMul", y, m.weight(name, o.hidden, n * width))
+            t = m.linear(y, name, o.hidden, n * width)
             shape = m.op("Concat", batch, seq, m.ints(n, width), axis=0)
             return m.op("Transpose", m.op("Reshape", t, shape), perm=[0, 2, 1, 3])
 
@@ -114,14 +118,14 @@ def build(o):
         weights = m.op("Softmax", m.op("Add", scores, mask), axis=-1)
         z = m.op("Transpose", m.op("MatMul", weights, v), perm=[0, 2, 1, 3])
         z = m.op("Reshape", z, m.op("Concat", batch, seq, m.ints(o.heads * width), axis=0))
-        x = m.op("Add", x, m.op("MatMul", z, m.weight(f"l{i}.o", o.heads * width, o.hidden)))
+        x = m.op("Add", x, m.linear(z, f"l{i}.o", o.heads * width, o.hidden))
         y = norm(m, x, f"l{i}.norm2", o.hidden)
-        gate = m.op("MatMul", y, m.weight(f"l{i}.gate", o.hidden, o.ffn))
-        up = m.op("MatMul", y, m.weight(f"l{i}.up", o.hidden, o.ffn))
+        gate = m.linear(y, f"l{i}.gate", o.hidden, o.ffn)
+        up = m.linear(y, f"l{i}.up", o.hidden, o.ffn)
         act = m.op("Mul", m.op("Mul", gate, m.op("Sigmoid", gate)), up)
-        x = m.op("Add", x, m.op("MatMul", act, m.weight(f"l{i}.down", o.ffn, o.hidden)))
+        x = m.op("Add", x, m.linear(act, f"l{i}.down", o.ffn, o.hidden))
     y = norm(m, x, "norm", o.hidden)
-    m.nodes.append(h.make_node("MatMul", [y, m.weight("head", o.hidden, o.vocab)], ["logits"]))
+    m.nodes.append(h.make_node("Identity", [m.linear(y, "head", o.hidden, o.vocab)], ["logits"]))
     return m, inputs, outputs
 
 

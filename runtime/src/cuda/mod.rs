@@ -6,17 +6,24 @@
 //! a cache, and launches it.
 
 pub mod all_reduce;
+pub mod all_reduce_norm;
 mod cache;
+mod chain;
 pub mod check;
 mod device;
+pub mod elementwise;
 pub mod exchange;
+mod index;
 mod launch;
 mod library;
+pub mod norm;
 mod nvrtc;
+pub mod quantize;
 pub mod report;
 mod source;
 
 pub use cache::ModuleCache;
+pub use chain::{Chain, Operand, PlannedChain};
 pub use device::{Device, DeviceBuffer, Event, Stream};
 pub use launch::{DeviceInfo, Launch, LaunchError, View, ViewMut};
 pub use library::{driver_present, require_driver, require_nvrtc};
@@ -84,7 +91,13 @@ pub enum CudaError {
 
 /// Every kernel that a launcher may ask for, by name. `make kernels` compiles them all.
 pub fn catalog() -> Vec<Kernel> {
-    let families = [all_reduce::catalog()];
+    let families = [
+        elementwise::catalog(),
+        norm::catalog(),
+        quantize::catalog(),
+        all_reduce::catalog(),
+        all_reduce_norm::catalog(),
+    ];
     families.into_iter().flatten().collect()
 }
 

@@ -3,8 +3,15 @@
 /// The files of `kernels/` with their text. Every one of them may include the others by name.
 pub const FILES: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
+    ("quantize.cuh", include_str!("../../../kernels/quantize.cuh")),
+    ("norm.cuh", include_str!("../../../kernels/norm.cuh")),
     ("exchange.cuh", include_str!("../../../kernels/exchange.cuh")),
     ("all_reduce.cu", include_str!("../../../kernels/all_reduce.cu")),
+    ("all_reduce_norm.cu", include_str!("../../../kernels/all_reduce_norm.cu")),
+    ("norm.cu", include_str!("../../../kernels/norm.cu")),
+    ("quantize.cu", include_str!("../../../kernels/quantize.cu")),
+    ("index.cuh", include_str!("../../../kernels/index.cuh")),
+    ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
 ];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.

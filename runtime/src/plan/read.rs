@@ -205,7 +205,8 @@ impl RankFile {
     }
 }
 
-fn safetensors_dtype(dtype: DType) -> safetensors::Dtype {
+/// The element type of the file format in which elements are kept.
+pub(super) fn safetensors_dtype(dtype: DType) -> safetensors::Dtype {
     match dtype {
         DType::F64 => safetensors::Dtype::F64,
         DType::F32 => safetensors::Dtype::F32,
@@ -220,6 +221,8 @@ fn safetensors_dtype(dtype: DType) -> safetensors::Dtype {
         DType::U16 => safetensors::Dtype::U16,
         DType::U32 => safetensors::Dtype::U32,
         DType::U64 => safetensors::Dtype::U64,
+        DType::F8E4M3FN => safetensors::Dtype::F8_E4M3,
+        DType::F8E5M2 => safetensors::Dtype::F8_E5M2,
         // One code a byte.
         _ => safetensors::Dtype::U8,
     }

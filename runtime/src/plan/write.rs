@@ -248,7 +248,7 @@ impl PlanWriter {
         for w in &sorted {
             w.check()?;
             let end = offset + w.bytes();
-            let dtype = w.dtype.name().to_uppercase();
+            let dtype = super::read::safetensors_dtype(w.dtype);
             let row = serde_json::json!({ "dtype": dtype, "shape": w.shape, "data_offsets": [offset, end] });
             if w.key == "__metadata__" || header.insert(w.key.clone(), row).is_some() {
                 return Err(WriteError::Weight { key: w.key.clone(), why: "the key is taken".to_owned() });

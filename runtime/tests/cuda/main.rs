@@ -26,3 +26,22 @@ fn ranks_sum_in_any_order() {
     check(&["all_reduce"]);
     emulator::disorder(0);
 }
+
+#[test]
+fn ranks_sum_and_normalise() {
+    check(&[
+        "ar_residual_rms_norm",
+        "ar_residual_layer_norm",
+        "ar_residual_rms_norm_quant_fp8",
+        "ar_residual_layer_norm_quant_fp8",
+        "ar_residual_rms_norm_quant_fp8_token",
+        "ar_residual_layer_norm_quant_fp8_token",
+        "ar_residual_rms_norm_quant_nvfp4",
+        "ar_residual_layer_norm_quant_nvfp4",
+    ]);
+}
+
+#[test]
+fn chains_agree_with_their_meaning() {
+    check(&["elementwise", "silu_mul", "gelu_mul", "mul", "cast"]);
+}

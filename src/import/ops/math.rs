@@ -166,6 +166,9 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
                     cx.ty(like).dtype
                 }
             };
+            if to == DType::F8E4M3FN && !attrs::flag(n, "saturate", true) {
+                return Err(OpError::from("a cast that does not saturate is a standard operator"));
+            }
             if cx.ty(x).dtype == to { Ok(x) } else { cx.add(Op::Cast { to }, &[x]) }
         }
         "Clip" => {

@@ -10,6 +10,7 @@ mod decompose;
 mod layout;
 mod math;
 mod norms;
+mod quant;
 mod shape;
 
 use super::context::{Context, OpError, Result, Val};
@@ -28,28 +29,45 @@ pub(super) fn supported(n: &NodeProto) -> bool {
                 || math::supported(n.op_type())
                 || attention::OPS.contains(&n.op_type())
                 || norms::OPS.contains(&n.op_type())
+                || quant::OPS.contains(&n.op_type())
         }
         "com.microsoft" => {
             norms::CONTRIB.contains(&n.op_type())
                 || collective::CONTRIB.contains(&n.op_type())
                 || contrib::supported(n.op_type())
         }
+        quant::DOMAIN => quant::TRT.contains(&n.op_type()),
         _ => false,
     }
 }
 
 /// Every operator that has an importer: domain and name.
 pub(super) fn names() -> Vec<(&'static str, &'static str)> {
-    let own =
-        [shape::OPS, layout::OPS, decompose::OPS, math::BINARY, math::UNARY, math::OTHERS, attention::OPS, norms::OPS];
+    let own = [
+        shape::OPS,
+        layout::OPS,
+        decompose::OPS,
+        math::BINARY,
+        math::UNARY,
+        math::OTHERS,
+        attention::OPS,
+        norms::OPS,
+        quant::OPS,
+    ];
     let contributed = [norms::CONTRIB, collective::CONTRIB, contrib::OPS];
     let own = own.into_iter().flatten().map(|&n| ("", n));
-    own.chain(contributed.into_iter().flatten().map(|&n| ("com.microsoft", n))).collect()
+    let contributed = contributed.into_iter().flatten().map(|&n| ("com.microsoft", n));
+    own.chain(contributed).chain(quant::TRT.iter().map(|&n| (quant::DOMAIN, n))).collect()
 }
 
 /// Whether a node only moves elements, whatever their type.
 pub(super) fn moves(n: &NodeProto) -> bool {
     matches!(n.domain(), "" | "ai.onnx") && (layout::OPS.contains(&n.op_type()) || n.op_type() == "Identity")
+}
+
+/// Whether a node may have operands of quantised types.
+pub(super) fn takes_quantised(n: &NodeProto) -> bool {
+    moves(n) || quant::takes(n)
 }
 
 /// Imports one node: its results in order.
@@ -67,6 +85,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         return Err(OpError::from("it is none of sinter's own operators"));
     }
     let op = n.op_type();
+    if n.domain() == quant::DOMAIN || quant::OPS.contains(&op) {
+        return quant::import(cx, n);
+    }
     if layout::OPS.contains(&op) {
         layout::import(cx, n)
     } else if decompose::OPS.contains(&op) {

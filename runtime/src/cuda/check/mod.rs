@@ -3,9 +3,13 @@
 //! The same cases run on a GPU (`sinter kernels check`) and, the small ones, on the emulated driver of the tests.
 
 mod all_reduce;
+mod all_reduce_norm;
 mod bench;
+mod elementwise;
 mod harness;
+mod host;
 mod ranks;
+mod reference;
 mod report;
 mod small_floats;
 
@@ -76,7 +80,8 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    [small_floats::cases(), all_reduce::cases()].into_iter().flatten().collect()
+    let families = [small_floats::cases(), elementwise::cases(), all_reduce::cases(), all_reduce_norm::cases()];
+    families.into_iter().flatten().collect()
 }
 
 type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<TimedCalls, CheckError> + Send + Sync>;
@@ -116,5 +121,5 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    vec![]
+    [elementwise::benchmarks()].into_iter().flatten().collect()
 }

@@ -69,6 +69,15 @@ inline float __uint_as_float(unsigned b) { float v; memcpy(&v, &b, 4); return v;
 inline int __float_as_int(float v) { int b; memcpy(&b, &v, 4); return b; }
 inline float __int_as_float(int b) { float v; memcpy(&v, &b, 4); return v; }
 inline float rsqrtf(float v) { return float(1.0 / sqrt(double(v))); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline long long __double_as_longlong(double v) { long long b; memcpy(&b, &v, 8); return b; }
+inline double __longlong_as_double(long long b) { double v; memcpy(&v, &b, 8); return v; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }

@@ -1,0 +1,238 @@
+//! Sums over ranks with residual, norm and quantised norm: the sum exactly, the norm against the CPU's on that sum, and the codes exactly
+//! as the CPU makes them of the norm.
+
+use super::super::all_reduce::Way;
+use super::super::all_reduce_norm::{all_reduce_norm, capacity};
+use super::super::exchange::Group;
+use super::super::{DeviceBuffer, Stream, View};
+use super::ranks::{PATIENCE, Random, on_ranks, pause, tensor};
+use super::reference::on_cpu;
+use super::{Case, CheckError, Difference, Harness, Limit, Size};
+use crate::attr::{MeshAxis, Real};
+use crate::dtype::DType;
+use crate::norm::{Norm, Quant};
+use crate::op::Op;
+use crate::tensor::Tensor;
+
+/// Which sums, and how often.
+#[derive(Clone, Copy)]
+struct Plan {
+    dtype: DType,
+    ranks: usize,
+    way: Way,
+    /// Rows of the calls, one after the other.
+    rows: &'static [usize],
+    columns: usize,
+    turns: usize,
+}
+
+type Types = Vec<(DType, Vec<usize>)>;
+
+/// The types of all results: norm, codes, scales, sum.
+fn results(n: &Norm, dtype: DType, rows: usize, columns: usize) -> Result<Types, CheckError> {
+    let whole = (dtype, vec![rows, columns]);
+    let mut out = vec![whole.clone()];
+    match n.quant {
+        Quant::None => {}
+        Quant::Fp8 => out.push((DType::F8E4M3FN, vec![rows, columns])),
+        Quant::Fp8Token { .. } => out.extend([(DType::F8E4M3FN, vec![rows, columns]), (DType::F32, vec![rows, 1])]),
+        Quant::Nvfp4 => {
+            let scales = crate::cpu::quantize::swizzled_len(rows, columns / 16);
+            let scales = scales.ok_or_else(|| CheckError::Reference("scales are too large".to_owned()))?;
+            out.extend([(DType::U8, vec![rows, columns / 2]), (DType::F8E4M3FN, vec![scales])]);
+        }
+    }
+    out.push(whole);
+    Ok(out)
+}
+
+/// The operands of a call, and the sum that they give.
+struct Round {
+    x: Vec<Tensor>,
+    residual: Tensor,
+    sum: Tensor,
+    types: Types,
+}
+
+impl Round {
+    fn new(n: &Norm, p: &Plan, rows: usize, random: &mut Random) -> Result<Round, CheckError> {
+        let shape = [rows, p.columns];
+        let mut make = || tensor(p.dtype, &shape, &random.floats(rows * p.columns));
+        let x = (0..p.ranks).map(|_| make()).collect::<Result<Vec<_>, _>>()?;
+        let residual = make()?;
+        let mut sum = vec![0f32; rows * p.columns];
+        for t in x.iter().chain([&residual]) {
+            sum.iter_mut().zip(t.to_f64()).for_each(|(s, v)| *s += v as f32);
+        }
+        let sum = tensor(p.dtype, &shape, &sum)?;
+        Ok(Round { x, residual, sum, types: results(n, p.dtype, rows, p.columns)? })
+    }
+}
+
+/// What all ranks share besides the residual: weight, bias, scale.
+fn parameters(n: &Norm, p: &Plan, random: &mut Random) -> Result<Vec<Tensor>, CheckError> {
+    // The weight has a type of its own.
+    let types = [DType::F32, p.dtype];
+    let mut out = types[..n.parameters()]
+        .iter()
+        .map(|&t| tensor(t, &[p.columns], &random.floats(p.columns)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if n.scale().is_some() {
+        out.push(tensor(DType::F32, &[1], &[if n.quant == Quant::Fp8 { 0.0061 } else { 213.0 }])?);
+    }
+    Ok(out)
+}
+
+/// Compares what one rank has.
+fn judge(
+    h: &Harness<'_>,
+    n: &Norm,
+    name: &str,
+    round: &Round,
+    parameters: &[Tensor],
+    got: &[Tensor],
+) -> Result<Difference, CheckError> {
+    let [norm, quantised @ .., sum] = got else { return Err(CheckError::Reference("no results".to_owned())) };
+    let mut d = h.compare(&format!("{name}, sum"), sum, &round.sum.to_f64(), Limit::Exact)?;
+    let operands: Vec<&Tensor> = std::iter::once(&round.sum).chain(&parameters[..n.parameters()]).collect();
+    let wanted = on_cpu(&n.plain(), &operands, &round.types[..1])?;
+    d = d.join(h.compare(&format!("{name}, norm"), norm, &wanted[0].to_f64(), Limit::of(norm.dtype))?);
+    let last = parameters.last().ok_or_else(|| CheckError::Reference("no parameters".to_owned()))?;
+    let types = &round.types[1..round.types.len() - 1];
+    let wanted = match n.quant {
+        Quant::None => vec![],
+        Quant::Fp8 => on_cpu(&Op::QuantizeFp8 {}, &[norm, last], types)?,
+        Quant::Fp8Token { floor } => {
+            let scale = on_cpu(&Op::Fp8Scale { floor }, &[norm], &types[1..])?;
+            let mut out = on_cpu(&Op::QuantizeFp8 {}, &[norm, &scale[0]], &types[..1])?;
+            out.extend(scale);
+            out
+        }
+        Quant::Nvfp4 => on_cpu(&Op::QuantizeNvfp4 {}, &[norm, last], types)?,
+    };
+    for (i, (got, wanted)) in quantised.iter().zip(&wanted).enumerate() {
+        d = d.join(h.compare(&format!("{name}, quantised result {i}"), got, &wanted.to_f64(), Limit::Exact)?);
+    }
+    Ok(d)
+}
+
+fn run(h: &Harness<'_>, op: &Op, p: &Plan) -> Result<Difference, CheckError> {
+    let n = op.norm().ok_or_else(|| CheckError::Reference(format!("{} is no norm", op.name())))?;
+    let mut random = Random::new(p.columns as u64);
+    let rounds = p.rows.iter().map(|&r| Round::new(&n, p, r, &mut random)).collect::<Result<Vec<_>, _>>()?;
+    let parameters = parameters(&n, p, &mut random)?;
+    let longest = p.rows.iter().max().copied().unwrap_or(1);
+    let row_bytes = p.columns * p.dtype.size();
+    // The two-shot sum of a long row deals out more than whole rows.
+    let bytes = capacity(p.way, p.ranks, longest, row_bytes).map(|b| b + 16 * 64 * p.ranks);
+    let bytes = bytes.ok_or_else(|| CheckError::Reference("too large".to_owned()))?;
+    let group = Group::new(&vec![h.device.clone(); p.ranks], bytes, PATIENCE)?;
+
+    let rank_body = |rank: usize, stream: Stream| {
+        let member = group.member(rank).ok_or_else(|| CheckError::Reference(format!("no rank {rank}")))?;
+        let mut random = Random::new(rank as u64);
+        let shared = parameters.iter().map(|t| h.upload(t)).collect::<Result<Vec<_>, _>>()?;
+        let mut worst = Difference::default();
+        let mut codes: Vec<Vec<Tensor>> = vec![];
+        for turn in 0..p.turns {
+            // Norm and sum are stored in even turns; in odd ones only what is quantised, which has to be the same.
+            let all = turn % 2 == 0 || n.quant == Quant::None;
+            for (i, round) in rounds.iter().enumerate() {
+                let (x, residual) = (h.upload(&round.x[rank])?, h.upload(&round.residual)?);
+                let mut operands: Vec<View<'_>> = vec![view(&x, &round.x[rank]), view(&residual, &round.residual)];
+                operands.extend(shared.iter().zip(&parameters).map(|(b, t)| view(b, t)));
+                let buffers = round.types.iter().map(|(d, s)| h.result(*d, s)).collect::<Result<Vec<_>, _>>()?;
+                let last = buffers.len() - 1;
+                let out: Vec<Option<View<'_>>> = buffers
+                    .iter()
+                    .zip(&round.types)
+                    .enumerate()
+                    .map(|(k, (b, (d, s)))| (all || (k > 0 && k < last)).then(|| b.view(*d, s)))
+                    .collect();
+                let launches = all_reduce_norm(op, p.way, &member, &operands, &out, h.device.info())?;
+                pause(&mut random);
+                launches.iter().try_for_each(|l| h.enqueue(&stream, l))?;
+                group.check(rank, &stream)?;
+                let read = |k: usize| h.download(&buffers[k], round.types[k].0, &round.types[k].1);
+                let name = format!("rank {rank}, turn {turn}, {} rows", p.rows[i]);
+                if all {
+                    let got = (0..=last).map(read).collect::<Result<Vec<_>, _>>()?;
+                    worst = worst.join(judge(h, &n, &name, round, &parameters, &got)?);
+                    match codes.get_mut(i) {
+                        Some(place) => *place = got,
+                        None => codes.push(got),
+                    }
+                } else {
+                    for k in 1..last {
+                        let wanted = codes[i][k].to_f64();
+                        worst =
+                            worst.join(h.compare(&format!("{name}, result {k}"), &read(k)?, &wanted, Limit::Exact)?);
+                    }
+                }
+            }
+        }
+        Ok(worst)
+    };
+    Ok(on_ranks(h, p.ranks, rank_body)?.into_iter().fold(Difference::default(), Difference::join))
+}
+
+fn view<'a>(b: &'a DeviceBuffer, t: &'a Tensor) -> View<'a> {
+    b.view(t.dtype, &t.shape)
+}
+
+/// Every operator of the launcher, with attributes.
+fn operators() -> Vec<Op> {
+    let (axis, eps, floor) = (MeshAxis::Tp, Real(1e-5), Real(1e-4));
+    vec![
+        Op::ArResidualRmsNorm { axis, eps },
+        Op::ArResidualLayerNorm { axis, eps },
+        Op::ArResidualRmsNormQuantFp8 { axis, eps },
+        Op::ArResidualLayerNormQuantFp8 { axis, eps },
+        Op::ArResidualRmsNormQuantFp8Token { axis, eps, floor },
+        Op::ArResidualLayerNormQuantFp8Token { axis, eps, floor },
+        Op::ArResidualRmsNormQuantNvfp4 { axis, eps },
+        Op::ArResidualLayerNormQuantNvfp4 { axis, eps },
+    ]
+}
+
+fn case(op: &Op, p: Plan, size: Size) -> Case {
+    let label = format!("{} {} {} ranks, {:?} x {}, {} turns", p.way, p.dtype, p.ranks, p.rows, p.columns, p.turns);
+    let op = op.clone();
+    Case::new(op.name(), label, size, move |h| run(h, &op, &p))
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut out = vec![];
+    let types = [DType::BF16, DType::F16, DType::F32];
+    for (i, op) in operators().iter().enumerate() {
+        let small = |dtype, ranks, way, columns| Plan { dtype, ranks, way, rows: &[3, 1, 5], columns, turns: 2 };
+        // Each operator once by each way, with changing element types, ranks and widths.
+        for (j, way) in Way::ALL.into_iter().enumerate() {
+            let plan = small(types[(i + j) % 3], [2, 4, 8][(i + 2 * j) % 3], way, [64, 208][j]);
+            out.push(case(op, plan, Size::Small));
+        }
+        for way in Way::ALL {
+            for dtype in types {
+                for ranks in [2, 4, 8] {
+                    let base = small(dtype, ranks, way, 8192);
+                    let columns = if dtype == DType::F32 { 4096 } else { 8192 };
+                    out.push(case(op, Plan { rows: &[1, 7, 64, 300], columns, turns: 4, ..base }, Size::Large));
+                    out.push(case(op, Plan { rows: &[16, 129], columns: 4096 + 16, turns: 2, ..base }, Size::Large));
+                }
+            }
+        }
+    }
+    let often =
+        Plan { dtype: DType::BF16, ranks: 2, way: Way::OneShot, rows: &[1, 4, 2, 9, 3], columns: 1024, turns: 2000 };
+    let op = &operators()[0];
+    for way in Way::ALL {
+        // Rows that no register holds.
+        let long = Plan { dtype: DType::F32, ranks: 2, way, rows: &[2, 1], columns: 8200, turns: 1 };
+        out.push(case(op, long, Size::Small));
+        out.push(case(&operators()[4], Plan { columns: 40_000, dtype: DType::BF16, turns: 2, ..long }, Size::Large));
+        for ranks in [2, 4, 8] {
+            out.push(case(op, Plan { way, ranks, ..often }, Size::Large));
+        }
+    }
+    out
+}

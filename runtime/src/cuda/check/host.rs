@@ -1,0 +1,56 @@
+//! What references are made of: random tensors, the CPU back end, and rounding.
+
+use super::CheckError;
+use crate::comm::Solo;
+use crate::cpu::{Env, execute};
+use crate::dim::Bindings;
+use crate::dtype::{DType, push_element};
+use crate::op::Op;
+use crate::tensor::Tensor;
+
+/// Random bits that depend on the seed and the position alone (the finalizer of SplitMix64).
+pub(super) fn bits(seed: u64, i: usize) -> u64 {
+    let mut x =
+        seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A number of -1..1.
+pub(super) fn unit(seed: u64, i: usize) -> f64 {
+    (bits(seed, i) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+/// Floats of -4..4, integers of -100..100 (0..200 where there is no sign), booleans.
+pub(super) fn random(dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor, CheckError> {
+    let n: usize = shape.iter().product();
+    let values = (0..n).map(|i| match dtype {
+        DType::Bool => (bits(seed, i) & 1) as f64,
+        DType::U8 => (bits(seed, i) % 200) as f64,
+        d if d.is_float() || d.is_minifloat() => 4.0 * unit(seed, i),
+        _ => (100.0 * unit(seed, i)).round(),
+    });
+    tensor(dtype, shape, values)
+}
+
+/// A tensor of rounded numbers.
+pub(super) fn tensor(
+    dtype: DType,
+    shape: &[usize],
+    values: impl IntoIterator<Item = f64>,
+) -> Result<Tensor, CheckError> {
+    let mut bytes = vec![];
+    values.into_iter().for_each(|v| push_element(dtype, v, v as i64, &mut bytes));
+    Tensor::from_bytes(dtype, shape, &bytes).map_err(|e| CheckError::Reference(e.to_string()))
+}
+
+/// What the CPU back end computes on one rank, for an operator with one result.
+pub(super) fn cpu(op: &Op, x: &[&Tensor], dtype: DType, shape: &[usize]) -> Result<Tensor, CheckError> {
+    let wrong = |e: &dyn std::fmt::Display| CheckError::Reference(format!("`{}` on the CPU: {e}", op.name()));
+    let mut out = Tensor::zeros(dtype, shape).map_err(|e| wrong(&e))?;
+    let views: Vec<_> = x.iter().map(|t| t.view()).collect();
+    let mut env = Env { bindings: &Bindings::new(), threads: 1, comm: &mut Solo };
+    execute(op, &views, &mut [Some(out.view_mut())], &mut env).map_err(|e| wrong(&e))?;
+    Ok(out)
+}
