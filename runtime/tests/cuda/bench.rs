@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sinter_runtime::cuda::all_reduce::{Way, all_reduce};
 use sinter_runtime::cuda::check::{
-    BenchConfig, Benchmark, Case, CheckError, Difference, Limit, Report, Size, Timed, TimedCalls,
+    BenchConfig, Benchmark, Case, CheckError, Difference, Limit, Report, Size, Timed, TimedCalls, benchmarks,
 };
 use sinter_runtime::cuda::exchange::Group;
 use sinter_runtime::cuda::{Kernel, Launch};
@@ -122,4 +122,18 @@ fn calls_of_several_ranks_are_timed_together() {
     let report = Report::run(emulator::device(), &[], &[benchmark], Some(&small()), |_| {}).unwrap();
     assert!(report.failures().is_empty(), "{:?}", report.failures());
     assert!(report.benchmarks[0].us > 0.0);
+}
+
+#[test]
+fn fused_and_separate_kernels_are_prepared_and_launched() {
+    let kept = |b: &Benchmark| {
+        let one = b.kernel == "add_then_rms_norm" && b.label == "bf16[1, 8192]";
+        one || b.label == "bf16[1, 8192], 2 ranks"
+    };
+    let benchmarks: Vec<Benchmark> = benchmarks().into_iter().filter(kept).collect();
+    assert!(benchmarks.len() >= 3);
+    let config = BenchConfig { rounds: 1, round_us: 0.0, ..small() };
+    let report = Report::run(emulator::device(), &[], &benchmarks, Some(&config), |_| {}).unwrap();
+    assert!(report.failures().is_empty(), "{:?}", report.failures());
+    assert_eq!(report.benchmarks.len(), benchmarks.len());
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use sinter_runtime::cuda::Device;
-use sinter_runtime::cuda::check::{BenchConfig, Report, benchmarks, cases};
+use sinter_runtime::cuda::check::{BenchConfig, Report, Size, benchmarks, cases};
 
 use super::super::{Failure, OutFile, Outcome, deliver, say};
 
@@ -22,6 +22,9 @@ pub(super) struct Options {
     /// Measure the bandwidth of a copy, then the time of each kernel.
     #[arg(long)]
     bench: bool,
+    /// Only the small cases: for compute-sanitizer, under which every access is slow.
+    #[arg(long)]
+    small: bool,
     /// Leave out the cases; with --bench.
     #[arg(long, requires = "bench")]
     no_cases: bool,
@@ -38,7 +41,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let kept = |kernel: &str, label: &str| format!("{kernel} {label}").contains(filter);
     let (mut cases, mut benchmarks) = (cases(), benchmarks());
     let (n_cases, n_benchmarks) = (cases.len(), benchmarks.len());
-    cases.retain(|c| !o.no_cases && kept(c.kernel, &c.label));
+    cases.retain(|c| !o.no_cases && (!o.small || c.size == Size::Small) && kept(c.kernel, &c.label));
     benchmarks.retain(|b| o.bench && kept(b.kernel, &b.label));
     if cases.is_empty() && benchmarks.is_empty() {
         return Err(format!("none of {n_cases} cases and {n_benchmarks} measurements is left to run").into());

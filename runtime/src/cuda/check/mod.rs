@@ -4,6 +4,7 @@
 
 mod all_reduce;
 mod all_reduce_norm;
+mod apart;
 mod bench;
 mod elementwise;
 mod harness;
@@ -121,5 +122,5 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    [elementwise::benchmarks()].into_iter().flatten().collect()
+    [elementwise::benchmarks(), apart::benchmarks()].into_iter().flatten().collect()
 }
