@@ -6,14 +6,15 @@ PLAN ?= target/demo-plan
 TESTBED ?= $(wildcard ../shared/testbed)
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance
+.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
 
 all: test nits
 
-# Installs the C linker that a fresh machine may lack; cargo fetches the rest.
+# Installs what a fresh machine may lack: the C linker, and the C++ compiler that builds the emulated CUDA driver of the
+# tests. cargo fetches the rest.
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.88 or newer (rustup)" >&2; exit 2; }
-	@command -v cc >/dev/null || { apt-get update -qq && apt-get install -y -qq gcc libc6-dev; }
+	@command -v cc >/dev/null && command -v c++ >/dev/null || { apt-get update -qq && apt-get install -y -qq gcc g++ libc6-dev; }
 
 # Builds, compiles the bundled Llama export for 2 x 2 ranks, runs it on 4 CPU ranks and compares with
 # ONNX Runtime's outputs.
@@ -52,6 +53,30 @@ $(ONNX)/done:
 	python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.12 --dest $(ONNX) onnx==1.22.0
 	python3 -m zipfile -e $(ONNX)/onnx-1.22.0-*.whl $(ONNX)
 	touch $@
+
+# Compiles every CUDA kernel with NVRTC, which needs no GPU, for three architectures. Warnings, spilled registers, and
+# registers or memory above those of kernels/TABLE.md are failures; kernels-bless writes the table.
+NVRTC := target/cuda
+COMPILE := SINTER_NVRTC=$(NVRTC)/nvidia/cu13/lib target/debug/sinter kernels compile
+kernels: setup $(NVRTC)/done
+	$(CARGO) build --quiet --locked
+	$(COMPILE) --check kernels/TABLE.md
+
+kernels-bless: setup $(NVRTC)/done
+	$(CARGO) build --quiet --locked
+	$(COMPILE) --table kernels/TABLE.md
+
+# The wheel is an archive; no Python package is installed.
+$(NVRTC)/done:
+	mkdir -p $(NVRTC)
+	python3 -m pip download --quiet --no-deps --only-binary :all: --dest $(NVRTC) nvidia-cuda-nvrtc==13.0.88
+	python3 -m zipfile -e $(NVRTC)/nvidia_cuda_nvrtc-13.0.88-*.whl $(NVRTC)
+	touch $@
+
+# On a machine with an NVIDIA GPU: all cases, compute-sanitizer where it is installed, measurements, and the same operators in
+# PyTorch where it is installed. Writes benches/results/.
+gpu-check:
+	CARGO=$(CARGO) benches/gpu/check.sh
 
 # Random models for a minute: nothing may panic, hang, or take memory without limit.
 fuzz: setup

@@ -35,6 +35,11 @@ impl Stream {
         self.0.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 
+    /// Makes later work on this stream wait for a point in another one.
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        self.0.wait(&event.0).map_err(failed("cuStreamWaitEvent"))
+    }
+
     /// The driver's handle.
     pub fn handle(&self) -> sys::CUstream {
         self.0.cu_stream()
@@ -160,6 +165,15 @@ impl Device {
         }
     }
 
+    /// The newest CUDA version that the driver supports, major and minor.
+    pub fn driver_version(&self) -> Result<(i32, i32)> {
+        let mut v = 0;
+        // SAFETY: the function is present, and writes one integer.
+        let asked = unsafe { sys::cuDriverGetVersion(&mut v) };
+        asked.result().map_err(failed("cuDriverGetVersion"))?;
+        Ok((v / 1000, v % 1000 / 10))
+    }
+
     /// A new stream that does not wait for others.
     pub fn stream(&self) -> Result<Stream> {
         self.context.new_stream().map(Stream).map_err(failed("cuStreamCreate"))
@@ -245,6 +259,12 @@ impl Device {
         let f = self.function(kernel)?;
         f.occupancy_max_active_blocks_per_multiprocessor(block, shared as usize, None)
             .map_err(failed("cuOccupancyMaxActiveBlocksPerMultiprocessor"))
+    }
+
+    /// Registers of a thread of a kernel.
+    pub fn registers(&self, kernel: &Kernel) -> Result<u32> {
+        let n = self.function(kernel)?.num_regs().map_err(failed("cuFuncGetAttribute"))?;
+        Ok(u32::try_from(n).unwrap_or(0))
     }
 
     /// Enqueues a launch.

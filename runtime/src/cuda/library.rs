@@ -10,6 +10,7 @@ use super::{CudaError, Result};
 /// The functions of the driver that this crate calls.
 const DRIVER: &[&str] = &[
     "cuInit",
+    "cuDriverGetVersion",
     "cuDeviceCanAccessPeer",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -24,7 +25,9 @@ const DRIVER: &[&str] = &[
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
     "cuEventCreate",
+    "cuEventDestroy_v2",
     "cuEventRecord",
     "cuEventElapsedTime_v2",
     "cuMemAlloc_v2",

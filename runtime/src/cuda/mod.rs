@@ -28,7 +28,7 @@ mod source;
 
 pub use cache::ModuleCache;
 pub use chain::{Chain, Operand, PlannedChain};
-pub use device::{Device, DeviceBuffer, Stream};
+pub use device::{Device, DeviceBuffer, Event, Stream};
 pub use launch::{DeviceInfo, Launch, LaunchError, View, ViewMut};
 pub use library::{driver_present, require_driver, require_nvrtc};
 pub use nvrtc::{Compiled, Compiler, Image, Target};

@@ -1,5 +1,6 @@
 //! The CUDA path without a GPU: launchers, NVRTC's place, module cache and kernels on an emulated driver.
 
+mod bench;
 mod emulator;
 mod far;
 mod norm;

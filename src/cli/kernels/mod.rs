@@ -1,5 +1,6 @@
 //! `sinter kernels`: list the CUDA kernels, compile them without a GPU, check and time them on one.
 
+mod check;
 mod compile;
 
 use std::fmt::Write as _;
@@ -22,6 +23,8 @@ enum Command {
     List(Choice),
     /// Compile every kernel with NVRTC, which needs no GPU; warnings and spilled registers are failures.
     Compile(compile::Options),
+    /// Run every case on a GPU and compare with references; with --bench also time the kernels.
+    Check(check::Options),
 }
 
 /// Which kernels.
@@ -53,6 +56,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     match &o.command {
         Command::List(choice) => list(choice),
         Command::Compile(o) => compile::run(o),
+        Command::Check(o) => check::run(o),
     }
 }
 

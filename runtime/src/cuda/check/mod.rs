@@ -4,6 +4,8 @@
 
 mod all_reduce;
 mod all_reduce_norm;
+mod apart;
+mod bench;
 mod copy;
 mod elementwise;
 mod gather;
@@ -13,12 +15,15 @@ mod norm;
 mod quantize;
 mod ranks;
 mod reference;
+mod report;
 mod rotary;
 mod rows;
 mod small_floats;
 mod softmax;
 
+pub use bench::{BenchConfig, Timed, TimedCalls, Timing, copy_bandwidth};
 pub use harness::{Difference, Harness, Limit};
+pub use report::{BenchmarkResult, CaseResult, FailedBenchmark, Report};
 
 use super::CudaError;
 
@@ -98,7 +103,7 @@ pub fn cases() -> Vec<Case> {
     families.into_iter().flatten().collect()
 }
 
-type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync>;
+type Prepare = Box<dyn Fn(&Harness<'_>) -> Result<TimedCalls, CheckError> + Send + Sync>;
 
 /// A measurement of one kernel on one shape.
 pub struct Benchmark {
@@ -109,16 +114,6 @@ pub struct Benchmark {
     prepare: Prepare,
 }
 
-/// A prepared measurement: the launches of one round on different buffers, and what each moves.
-pub struct Timed {
-    /// Launches that are timed one after the other. They use different buffers, so that no round finds its data in the cache.
-    pub launches: Vec<super::Launch>,
-    /// Memory that the launches use.
-    pub buffers: Vec<super::DeviceBuffer>,
-    /// Bytes that one launch has to read and to write at least.
-    pub bytes: u64,
-}
-
 impl Benchmark {
     /// A measurement; `prepare` allocates and fills the buffers.
     pub fn new(
@@ -126,11 +121,19 @@ impl Benchmark {
         label: String,
         prepare: impl Fn(&Harness<'_>) -> Result<Timed, CheckError> + Send + Sync + 'static,
     ) -> Benchmark {
+        Benchmark { kernel, label, prepare: Box::new(move |h| prepare(h).map(TimedCalls::from)) }
+    }
+
+    /// A measurement of calls of several launches, or of several ranks.
+    pub fn of_calls(
+        kernel: &'static str,
+        label: String,
+        prepare: impl Fn(&Harness<'_>) -> Result<TimedCalls, CheckError> + Send + Sync + 'static,
+    ) -> Benchmark {
         Benchmark { kernel, label, prepare: Box::new(prepare) }
     }
 
-    /// Allocates and fills the buffers.
-    pub fn prepare(&self, harness: &Harness<'_>) -> Result<Timed, CheckError> {
+    fn prepare(&self, harness: &Harness<'_>) -> Result<TimedCalls, CheckError> {
         (self.prepare)(harness)
     }
 }
@@ -145,6 +148,7 @@ pub fn benchmarks() -> Vec<Benchmark> {
         softmax::benchmarks(),
         norm::benchmarks(),
         quantize::benchmarks(),
+        apart::benchmarks(),
     ];
     families.into_iter().flatten().collect()
 }
