@@ -23,7 +23,7 @@ struct boolean {
 };
 
 // Steps are in elements per unit on the last axis, per element on the others. Bit k of `spread` says that operand k has one element
-// for a whole unit. Without tail every unit is whole; else the last one has `tail` elements, and there is one axis.
+// for a whole unit. Where `tail` elements follow the last unit, there is one axis, and the first block computes them.
 struct ElementwiseArguments {
   const void* operand[MAX_OPERANDS];
   void* result[MAX_RESULTS];
@@ -336,12 +336,11 @@ struct Items {
 template <class C, int V, int U>
 __device__ __forceinline__ void run_chain(const ElementwiseArguments& a) {
   i64 first = i64(blockIdx.x) * (i64(blockDim.x) * U) + threadIdx.x;
-  i64 whole = a.units - (V > 1 && a.tail > 0);
   typename C::template Loaded<V> x[U];
 #pragma unroll
   for (int u = 0; u < U; u++) {
     i64 rest = first + i64(u) * blockDim.x;
-    if (rest >= whole) break;
+    if (rest >= a.units) break;
     i64 at[MAX_OPERANDS] = {};
 #pragma unroll 1
     for (int d = int(a.rank) - 1; d > 0; d--) {
@@ -358,18 +357,17 @@ __device__ __forceinline__ void run_chain(const ElementwiseArguments& a) {
 #pragma unroll
   for (int u = 0; u < U; u++) {
     i64 unit = first + i64(u) * blockDim.x;
-    if (unit >= a.units) return;
-    if (unit < whole) {
-      C::template store<V>(a, unit * V, x[u]);
-    } else if constexpr (V > 1) {
-      for (i64 i = unit * V; i < unit * V + a.tail; i++) {
-        i64 at[MAX_OPERANDS] = {};
+    if (unit >= a.units) break;
+    C::template store<V>(a, unit * V, x[u]);
+  }
+  if constexpr (V > 1) {
+    if (blockIdx.x > 0 || i64(threadIdx.x) >= a.tail) return;
+    i64 i = a.units * V + threadIdx.x;
+    i64 at[MAX_OPERANDS] = {};
 #pragma unroll
-        for (int k = 0; k < C::OPERANDS; k++) at[k] = a.step[0][k] == 0 ? 0 : i;
-        typename C::template Loaded<1> one;
-        C::template load<1>(a, at, one);
-        C::template store<1>(a, i, one);
-      }
-    }
+    for (int k = 0; k < C::OPERANDS; k++) at[k] = a.step[0][k] == 0 ? 0 : i;
+    typename C::template Loaded<1> one;
+    C::template load<1>(a, at, one);
+    C::template store<1>(a, i, one);
   }
 }

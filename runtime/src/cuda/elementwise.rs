@@ -99,18 +99,19 @@ impl Chain {
         let packed = self.packs(&walk, x, y);
         let v = self.unit(packed);
         let elements: usize = whole.iter().product();
+        let units = elements / v;
         let last = walk.rank() - 1;
         let axes = {
-            let mut units = walk.clone();
-            units.extents[last] = walk.extents[last].div_ceil(v);
-            units.axes(c)?
+            let mut in_units = walk.clone();
+            in_units.extents[last] /= v;
+            in_units.axes(c)?
         };
         let mut a = Arguments {
             operand: [0; MAX_OPERANDS],
             result: [0; MAX_RESULTS],
             axis: axes,
             step: [[0; MAX_OPERANDS]; MAX_AXES],
-            units: elements.div_ceil(v) as i64,
+            units: units as i64,
             tail: (elements % v) as i64,
             rank: walk.rank() as u32,
             spread: 0,
@@ -125,12 +126,11 @@ impl Chain {
             a.spread |= u32::from(*step == 0) << k;
         }
         let per_thread = self.units(packed);
-        let units = elements.div_ceil(v);
         let mut block = THREADS;
         while block > FEWEST_THREADS && units.div_ceil(block as usize * per_thread) < info.multiprocessors as usize {
             block /= 2;
         }
-        let grid = grid(c, units, block as usize * per_thread)?;
+        let grid = grid(c, units, block as usize * per_thread)?.max(u32::from(a.tail > 0));
         Ok(Launch::new(self.kernel(packed), grid, block, 0, &a))
     }
 
@@ -321,7 +321,8 @@ mod tests {
         assert_eq!(launch(1), (1, 64));
         assert_eq!(launch(132 * 64 * 32), (132, 64));
         assert_eq!(launch(132 * 128 * 32), (132, 128));
-        assert_eq!(launch(132 * 256 * 32 + 1), (133, 256));
+        assert_eq!(launch(132 * 256 * 32 + 1), (132, 256));
+        assert_eq!(launch(132 * 256 * 32 + 8), (133, 256));
         assert_eq!(launch(1 << 33), (1 << 20, 256));
     }
 

@@ -1,6 +1,7 @@
 //! Elementwise chains against their meaning in f64, rounded after each step, and against the CPU back end.
 
 use super::super::chain::{Chain, Operand};
+use super::super::copy;
 use super::super::elementwise as launchers;
 use super::super::launch::{LaunchError, View};
 use super::host::{coordinates, cpu, download, position, random, shifted, upload};
@@ -406,7 +407,32 @@ pub(super) fn cases() -> Vec<Case> {
     let w = [6, 33];
     out.push(sample("elementwise", "f32 product and sum", &w, &[&w, &w, &[33]], f32_steps));
     out.push(sample("elementwise", "mask", &[2, 3, 4, 8], &[&[8], &[4, 1], &[2, 1, 1, 8]], masks));
-    out.into_iter().map(Sample::case).collect()
+    out.push(sample("elementwise", "f16 filled with a constant", &[3, 43], &[], || {
+        let steps = [
+            (Op::Const { value: Literal::scalar(DType::F16, -1.5) }, vec![]),
+            (Op::Expand { shape: vec![Dim::sym("n"), Dim::from(43)] }, vec![Step(0)]),
+        ];
+        Chain::new(&steps, &[], &[1])
+    }));
+    let mut cases: Vec<Case> = out.into_iter().map(Sample::case).collect();
+    cases.push(Case::new("elementwise", "beyond 2^31 elements".to_owned(), Size::Large, far));
+    cases
+}
+
+/// A row is spread over more than 2^31 elements, these are compared with another row, and the last rows are cut out.
+fn far(h: &Harness<'_>) -> Result<Difference, CheckError> {
+    let (d, row, whole, end) = (DType::U8, [255], [(1 << 23) + (1 << 16), 255], [2, 255]);
+    let (a, b) = (random(d, &row, 1)?, random(d, &row, 2)?);
+    let (xa, xb) = (h.upload(&a)?, h.upload(&b)?);
+    let (x, y, last) = (h.result(d, &whole)?, h.result(d, &whole)?, h.result(d, &end)?);
+    let info = h.device.info();
+    h.run(&copy::expand(&xa.view(d, &row), &x.view(d, &whole), info)?)?;
+    let operands = [x.view(d, &whole), xb.view(d, &row)];
+    h.run(&launchers::operator(&Op::Max {}, &operands, &y.view(d, &whole), info)?)?;
+    let cut = (whole[0] as i64 - 2, i64::MAX, 1);
+    h.run(&copy::slice(&y.view(d, &whole), 0, cut, &last.view(d, &end), info)?)?;
+    let want: Vec<f64> = a.to_f64().iter().zip(b.to_f64()).map(|(a, b)| a.max(b)).collect();
+    h.compare("the last rows", &h.download(&last, d, &end)?, &want.repeat(2), Limit::Exact)
 }
 
 fn time_silu_mul(h: &Harness<'_>) -> Result<Timed, CheckError> {

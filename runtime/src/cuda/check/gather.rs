@@ -1,7 +1,7 @@
 //! Gathers against the entry that each index names, and against the CPU back end.
 
+use super::super::DeviceBuffer;
 use super::super::gather as launchers;
-use super::super::launch::View;
 use super::host::{bits, coordinates, cpu, download, position, random, shifted, tensor, upload};
 use super::{Benchmark, Case, CheckError, Difference, Harness, Limit, Size, Timed};
 use crate::dtype::DType;
@@ -21,13 +21,13 @@ fn indices(dtype: DType, shape: &[usize], extent: usize) -> Result<Tensor, Check
 }
 
 /// The status word before a launch.
-fn clear(h: &Harness<'_>) -> Result<super::super::DeviceBuffer, CheckError> {
+fn clear(h: &Harness<'_>) -> Result<DeviceBuffer, CheckError> {
     let status = h.device.alloc(8)?;
     h.device.fill(&h.stream, &status, 0xff)?;
     Ok(status)
 }
 
-fn read(h: &Harness<'_>, status: &super::super::DeviceBuffer) -> Result<u64, CheckError> {
+fn read(h: &Harness<'_>, status: &DeviceBuffer) -> Result<u64, CheckError> {
     let mut word = [0; 8];
     h.device.download(&h.stream, status, &mut word)?;
     Ok(u64::from_le_bytes(word))
@@ -114,11 +114,14 @@ fn out_of_range(h: &Harness<'_>) -> Result<Difference, CheckError> {
     h.compare("y", &h.download(&y, d, &shape)?, &want, Limit::Exact)
 }
 
+/// Shape of the data, axis, type and shape of the indices, rank of how many, elements after a boundary, and where it runs.
+type Table<'a> = (&'a [usize], usize, DType, &'a [usize], Option<(usize, usize)>, usize, Size);
+
 pub(super) fn cases() -> Vec<Case> {
     let mut out = vec![Case::new("gather", "out of range".to_owned(), Size::Small, out_of_range)];
     let (i32, i64) = (DType::I32, DType::I64);
     for dtype in [DType::U8, DType::BF16, DType::F32, i64] {
-        let tables: [(&[usize], usize, DType, &[usize], Option<(usize, usize)>, usize, Size); 9] = [
+        let tables: [Table<'_>; 9] = [
             (&[11, 64], 0, i64, &[3, 5], None, 0, Size::Small),
             (&[11, 37], 0, i32, &[7], None, 0, Size::Small),
             (&[11, 64], 0, i32, &[7], None, 1, Size::Small),
@@ -144,11 +147,10 @@ fn time(h: &Harness<'_>) -> Result<Timed, CheckError> {
     let (d, data, n, shape) = (DType::BF16, [32000, 8192], [4096], [4096, 8192]);
     let (x, at, status) = (h.upload(&random(d, &data, 1)?)?, h.upload(&indices(DType::I64, &n, data[0])?)?, clear(h)?);
     let (mut launches, mut buffers) = (vec![], vec![]);
-    let view = |b| -> View<'_> { super::super::DeviceBuffer::view(b, DType::U64, &[]) };
     for _ in 0..2 {
         let y = h.result(d, &shape)?;
         let (table, ids, out) = (x.view(d, &data), at.view(DType::I64, &n), y.view(d, &shape));
-        launches.push(launchers::gather(&table, &ids, 0, &view(&status), &out, h.device.info())?);
+        launches.push(launchers::gather(&table, &ids, 0, &status.view(DType::U64, &[]), &out, h.device.info())?);
         buffers.push(y);
     }
     buffers.extend([x, at, status]);

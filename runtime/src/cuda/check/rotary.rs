@@ -50,7 +50,7 @@ impl Sample {
             if e >= self.rotated {
                 return xv[i];
             }
-            let (j, first) = if self.interleaved { (e / 2, e % 2 == 0) } else { (e % half, e < half) };
+            let (j, first) = if self.interleaved { (e / 2, e.is_multiple_of(2)) } else { (e % half, e < half) };
             let apart = if self.interleaved { 1 } else { half };
             let (c, s) = (angle(&cv, &cos.shape, &place, j), angle(&sv, &sin.shape, &place, j));
             if first { xv[i] * c - xv[i + apart] * s } else { xv[i] * c + xv[i - apart] * s }
