@@ -114,7 +114,7 @@ __device__ __forceinline__ void keep_packed(Pack (&v)[VPT]) {
 // What a row reads before its reductions beside its elements: the weight at the packs of a thread, and the scale.
 template <class T, Norm N, Quant Q, class Team, int VPT>
 struct RowParameters {
-  Parameter<T, VPT, VPT <= 4> weight;
+  Parameter<T, VPT, VPT * PER_PACK<T> <= 16> weight;
 
   float inverse_columns, scale;
 
