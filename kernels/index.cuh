@@ -4,16 +4,13 @@
 
 constexpr int MAX_AXES = 8;
 
-// An extent d below 2^31 with shift = 31 + ceil(log2(d)) and multiplier = ceil(2^shift / d), so that (n * multiplier) >> shift is
-// n / d for every n below 2^31. For longer extents the multiplier is 0.
+// An extent d with shift = ceil(log2(d)) and multiplier = ceil(2^(63 + shift) / d), so that the product with 2 n, shifted right by
+// 64 + shift bits, is n / d for every n from 0 to 2^63 - 1.
 struct Axis {
   i64 extent;
-  u32 multiplier;
-  u32 shift;
+  u64 multiplier;
+  i64 shift;
 };
 
 // n / axis.extent for n >= 0.
-__device__ __forceinline__ i64 divide(i64 n, const Axis& axis) {
-  if (n < 0x80000000ll) return i64(u64(u32(n)) * axis.multiplier >> axis.shift);
-  return n / axis.extent;
-}
+__device__ __forceinline__ i64 divide(i64 n, const Axis& axis) { return i64(__umul64hi(u64(n) << 1, axis.multiplier) >> axis.shift); }

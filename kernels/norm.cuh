@@ -183,6 +183,39 @@ __device__ __forceinline__ Pack normalised(const NormParameters& p, const Parame
   return pack<T>(v);
 }
 
+// Stores the codes of a pack that begins at this element of all rows; `inside`: the row has it.
+template <class T>
+__device__ __forceinline__ void finish_fp8(const NormParameters& p, const Pack& y, i64 element, bool inside, const Divisor& by,
+                                           u32 quotient_type) {
+  constexpr int E = PER_PACK<T>;
+  float v[E];
+  u32 code[E / 4];
+  unpack<T>(y, v);
+  to_fp8<E>(v, by, quotient_type, code);
+  if (inside) store_fp8<E>(p.q, element, code);
+}
+
+// As finish_fp8, for pack `at` of a row. Lanes beside each other hold the packs of a block; a row has whole blocks.
+template <class T>
+__device__ __forceinline__ void finish_nvfp4(const NormParameters& p, const Pack& y, i64 row, u32 at, bool inside, float scale) {
+  constexpr int E = PER_PACK<T>;
+  constexpr u32 LANES = NVFP4_BLOCK / E;
+  float v[E];
+  unpack<T>(y, v);
+  float largest = largest_magnitude(v);
+#pragma unroll
+  for (u32 distance = 1; distance < LANES; distance *= 2) {
+    largest = Magnitude::join(largest, __shfl_xor_sync(ALL_LANES, largest, distance));
+  }
+  BlockScale b(largest, scale);
+  u64 code = to_fp4<E>(v, b.factor);
+  if (!inside) return;
+  u8* q = static_cast<u8*>(p.q) + (row * p.columns + at * E) / 2;
+  if constexpr (E == 8) *reinterpret_cast<u32*>(q) = u32(code);
+  if constexpr (E == 4) *reinterpret_cast<u16*>(q) = u16(code);
+  if (at % LANES == 0) static_cast<u8*>(p.scale_out)[swizzled(row, at / LANES, scale_tiles(p.columns))] = b.code;
+}
+
 // Normalises the sums of a row, quantises the norm, and stores what is asked for. All threads of the team call it.
 template <class T, Norm N, Quant Q, class Team, int VPT>
 __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pack (&sum)[VPT],
@@ -194,71 +227,43 @@ __device__ __forceinline__ void finish_row(const NormParameters& p, i64 row, Pac
   float mean = 0.0f, factor = 1.0f;
   if constexpr (N != NO_NORM) row_statistics<T, N, Team, VPT>(p, sum, parameters.inverse_columns, scratch, mean, factor);
 
-  Pack y[VPT];
+  Divisor by(Q == FP8 ? parameters.scale : 1.0f);
+  // FP8_TOKEN: `sum` holds the norm from here on.
   float largest = 0.0f;
 #pragma unroll
   for (int i = 0; i < VPT; i++) {
     u32 at = thread + i * threads;
-    y[i] = Pack{};
-    if (at < packs) {
-      y[i] = normalised<T, N>(p, parameters, sum[i], i, at * E, mean, factor);
-      if (N != NO_NORM && p.norm) store_pack(static_cast<T*>(p.norm) + start + at * E, y[i]);
+    bool inside = at < packs;
+    Pack y{};
+    if (inside) {
+      y = normalised<T, N>(p, parameters, sum[i], i, at * E, mean, factor);
+      if (N != NO_NORM && p.norm) store_pack(static_cast<T*>(p.norm) + start + at * E, y);
     }
+    if constexpr (Q == FP8) finish_fp8<T>(p, y, start + at * E, inside, by, p.quotient_type);
+    if constexpr (Q == NVFP4) finish_nvfp4<T>(p, y, row, at, inside, parameters.scale);
     if constexpr (Q == FP8_TOKEN) {
       float v[E];
-      unpack<T>(y[i], v);
+      unpack<T>(y, v);
       largest = Magnitude::join(largest, largest_magnitude(v));
+      sum[i] = y;
     }
   }
-  if constexpr (Q == NO_QUANT) return;
-
-  float scale = parameters.scale;
-  u32 quotient_type = p.quotient_type;
   if constexpr (Q == FP8_TOKEN) {
     largest = Team::template reduce<Magnitude>(largest, scratch + 2 * WARP);
-    keep_packed(y);
-    scale = fp8_scale(largest, p.floor);
-    quotient_type = TYPE_F32;
+    keep_packed(sum);
+    float scale = fp8_scale(largest, p.floor);
     if (thread == 0) static_cast<float*>(p.scale_out)[row] = scale;
-  }
-  if constexpr (Q == FP8 || Q == FP8_TOKEN) {
-    Divisor by(scale);
+    by = Divisor(scale);
 #pragma unroll
     for (int i = 0; i < VPT; i++) {
       u32 at = thread + i * threads;
-      float v[E];
-      u32 code[E / 4];
-      unpack<T>(y[i], v);
-      to_fp8<E>(v, by, quotient_type, code);
-      if (at < packs) store_fp8<E>(p.q, start + at * E, code);
+      finish_fp8<T>(p, sum[i], start + at * E, at < packs, by, TYPE_F32);
     }
   }
   if constexpr (Q == NVFP4) {
-    // Lanes beside each other hold the packs of a block; the row has whole blocks.
-    constexpr u32 LANES = NVFP4_BLOCK / E;
     i64 tiles = scale_tiles(p.columns);
-    u8* scales = static_cast<u8*>(p.scale_out);
-#pragma unroll
-    for (int i = 0; i < VPT; i++) {
-      u32 at = thread + i * threads;
-      float v[E];
-      unpack<T>(y[i], v);
-      float block = largest_magnitude(v);
-#pragma unroll
-      for (u32 distance = 1; distance < LANES; distance *= 2) {
-        block = Magnitude::join(block, __shfl_xor_sync(ALL_LANES, block, distance));
-      }
-      BlockScale b(block, scale);
-      u64 code = to_fp4<E>(v, b.factor);
-      if (at < packs) {
-        u8* q = static_cast<u8*>(p.q) + (start + at * E) / 2;
-        if constexpr (E == 8) *reinterpret_cast<u32*>(q) = u32(code);
-        if constexpr (E == 4) *reinterpret_cast<u16*>(q) = u16(code);
-        if (at % LANES == 0) scales[swizzled(row, at / LANES, tiles)] = b.code;
-      }
-    }
-    u32 blocks = packs / LANES;
-    if (blocks + thread < tiles * 4) scales[swizzled(row, blocks + thread, tiles)] = 0;
+    u32 blocks = u32(p.columns) / NVFP4_BLOCK;
+    if (blocks + thread < tiles * 4) static_cast<u8*>(p.scale_out)[swizzled(row, blocks + thread, tiles)] = 0;
   }
 }
 

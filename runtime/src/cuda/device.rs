@@ -216,13 +216,18 @@ impl Device {
 
     /// Copies the first bytes of a buffer to the host.
     pub fn download(&self, stream: &Stream, buffer: &DeviceBuffer, out: &mut [u8]) -> Result<()> {
-        if out.len() > buffer.bytes {
-            let message = format!("{} bytes asked for, the buffer has {}", out.len(), buffer.bytes);
+        self.download_at(stream, buffer, 0, out)
+    }
+
+    /// Copies bytes from a position in a buffer to the host.
+    pub fn download_at(&self, stream: &Stream, buffer: &DeviceBuffer, start: usize, out: &mut [u8]) -> Result<()> {
+        if start.checked_add(out.len()).is_none_or(|end| end > buffer.bytes) {
+            let message = format!("{} bytes at {start} asked for, the buffer has {}", out.len(), buffer.bytes);
             return Err(CudaError::Driver { call: "copying from the device".to_owned(), message });
         }
         self.bind()?;
         // SAFETY: the destination outlives the copy, for the stream is waited for; the range was checked.
-        unsafe { result::memcpy_dtoh_async(out, buffer.address, stream.handle()) }
+        unsafe { result::memcpy_dtoh_async(out, buffer.address + start as u64, stream.handle()) }
             .map_err(failed("copying from the device"))?;
         stream.synchronize()
     }

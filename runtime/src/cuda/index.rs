@@ -8,24 +8,21 @@ pub(super) const MAX_AXES: usize = 8;
 /// The largest number of blocks of a launch.
 const MAX_GRID: usize = i32::MAX as usize;
 
-/// An extent, and what divides by it.
+/// An extent, and what divides by it through multiplication.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Axis {
     extent: i64,
-    multiplier: u32,
-    shift: u32,
+    multiplier: u64,
+    shift: i64,
 }
 
 impl Axis {
-    /// Division is by multiplication for numbers and extents below 2^31.
+    /// Any extent; 0 divides like 1.
     pub(super) fn new(extent: usize) -> Axis {
-        let d = extent.max(1) as u64;
-        let shift = 31 + d.next_power_of_two().trailing_zeros();
-        match u32::try_from(if shift < 63 { (1u64 << shift).div_ceil(d) } else { 0 }) {
-            Ok(multiplier) if d < 1 << 31 => Axis { extent: extent as i64, multiplier, shift },
-            _ => Axis { extent: extent as i64, multiplier: 0, shift: 32 },
-        }
+        let d = extent.max(1) as u128;
+        let shift = d.next_power_of_two().trailing_zeros();
+        Axis { extent: extent as i64, multiplier: (1u128 << (63 + shift)).div_ceil(d) as u64, shift: i64::from(shift) }
     }
 }
 
@@ -112,33 +109,26 @@ pub(super) fn grid(check: Check, work: usize, per_block: usize) -> Result<u32, L
     }
 }
 
-/// Whether an address and every step is a multiple of `n`.
-pub(super) fn divides(n: u64, address: u64, steps: impl IntoIterator<Item = u64>) -> bool {
-    address.is_multiple_of(n) && steps.into_iter().all(|s| s.is_multiple_of(n))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn multiplication_divides() {
-        let top = (1u64 << 31) - 1;
+        let top = i64::MAX as u64;
         let mut extents: Vec<u64> = (1..2000).collect();
-        extents.extend((0..31).flat_map(|b| [(1u64 << b) - 1, 1 << b, (1 << b) + 1]).filter(|d| (1..=top).contains(d)));
+        extents.extend((0..63).flat_map(|b| [(1u64 << b) - 1, 1 << b, (1 << b) + 1]).filter(|d| (1..=top).contains(d)));
         for d in extents {
             let a = Axis::new(d as usize);
-            assert!(a.multiplier > 0 && (31..=62).contains(&a.shift), "{d}");
             let near = (0..20).flat_map(|k| {
                 let m = (top / d).saturating_sub(k) * d;
-                [m.saturating_sub(1), m, m + 1, k * d, (k * d).saturating_sub(1), top - k]
+                [m.saturating_sub(1), m, m + 1, (k * (d >> 5)) & top, top - k, k]
             });
             for n in near.filter(|n| *n <= top) {
-                assert_eq!((n * u64::from(a.multiplier)) >> a.shift, n / d, "{n} / {d}");
+                let product = u128::from(n << 1) * u128::from(a.multiplier);
+                assert_eq!((product >> 64 >> a.shift) as u64, n / d, "{n} / {d}");
             }
         }
-        // Every number below 2^31 gives 0.
-        assert_eq!(Axis::new(1 << 31), Axis { extent: 1 << 31, multiplier: 0, shift: 32 });
     }
 
     #[test]

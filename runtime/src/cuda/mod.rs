@@ -10,9 +10,11 @@ pub mod all_reduce_norm;
 mod cache;
 mod chain;
 pub mod check;
+pub mod copy;
 mod device;
 pub mod elementwise;
 pub mod exchange;
+pub mod gather;
 mod index;
 mod launch;
 mod library;
@@ -20,6 +22,8 @@ pub mod norm;
 mod nvrtc;
 pub mod quantize;
 pub mod report;
+pub mod rotary;
+pub mod softmax;
 mod source;
 
 pub use cache::ModuleCache;
@@ -93,6 +97,10 @@ pub enum CudaError {
 pub fn catalog() -> Vec<Kernel> {
     let families = [
         elementwise::catalog(),
+        copy::catalog(),
+        gather::catalog(),
+        rotary::catalog(),
+        softmax::catalog(),
         norm::catalog(),
         quantize::catalog(),
         all_reduce::catalog(),

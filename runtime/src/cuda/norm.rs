@@ -213,8 +213,8 @@ impl<'a> Rows<'a> {
         }
         if summed == 1 {
             rows.sum = out[out.len() - 1];
-            if let Some(sum) = &rows.sum.clone() {
-                rows.result("sum", sum, rows.x.dtype, rows.x.shape)?;
+            if let Some(sum) = rows.sum {
+                rows.result("sum", &sum, rows.x.dtype, rows.x.shape)?;
             }
         }
         rows.quantise(n.quant, scale.first(), &out[1..1 + quantised])?;
@@ -226,7 +226,7 @@ impl<'a> Rows<'a> {
         let n = self.x.shape.last().copied().unwrap_or(0);
         self.c.float(name, v)?;
         self.c.view(name, v)?;
-        let fits = v.len() == n && v.shape.iter().filter(|&&d| d != 1).count() <= 1;
+        let fits = v.shape.iter().filter(|&&d| d != 1).count() <= 1 && v.len() == n;
         self.c.that(fits, || format!("{name} {:?} is for rows of another length than {n}", v.shape))?;
         self.operands.push((name, *v));
         Ok((v.address, type_code(v.dtype)))
@@ -263,7 +263,7 @@ impl<'a> Rows<'a> {
         if let Some(scale) = scale {
             c.float("scale", scale)?;
             c.view("scale", scale)?;
-            c.that(scale.len() == 1, || format!("scale {:?} is not one number", scale.shape))?;
+            c.that(scale.shape.iter().all(|&d| d == 1), || format!("scale {:?} is not one number", scale.shape))?;
             self.operands.push(("scale", *scale));
             (self.parameters.scale, self.parameters.scale_type) = (scale.address, type_code(scale.dtype));
         }
@@ -278,9 +278,8 @@ impl<'a> Rows<'a> {
                 self.parameters.quotient_type = self.parameters.scale_type;
             }
             Quant::Fp8Token { floor } => {
-                c.that(n > 0 || shape.contains(&0) && self.x.shape[..shape.len() - 1].contains(&0), || {
-                    format!("x {shape:?} has rows without elements, which have no scale")
-                })?;
+                let rows_exist = !shape.iter().rev().skip(1).any(|&d| d == 0);
+                c.that(n > 0 || !rows_exist, || format!("x {shape:?} has rows without elements, which have no scale"))?;
                 self.parameters.q = self.result("q", &needed(0, "q")?, DType::F8E4M3FN, shape)?;
                 self.parameters.scale_out = self.result("scales", &needed(1, "scales")?, DType::F32, &with_last(1))?;
                 self.parameters.floor = floor.0 as f32;
@@ -389,4 +388,149 @@ pub fn norm(op: &Op, x: &[View<'_>], out: &[Option<ViewMut<'_>>], info: &DeviceI
         return c.fail("no norm of one rank");
     };
     Rows::of_norm(c, &n, x, out)?.launch(&Family::of(op.name(), &n), info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attr::Real;
+
+    const EPS: Real = Real(1e-5);
+
+    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
+        View { address, dtype, shape, bytes: usize::MAX / 2 }
+    }
+
+    /// add_rms_norm of one shape; operands lie far from each other.
+    fn add(dtype: DType, shape: &[usize]) -> Launch {
+        let w = [shape[shape.len() - 1]];
+        let at = |i: u64| i << 40;
+        let x = [view(at(1), dtype, shape), view(at(2), dtype, shape), view(at(3), dtype, &w)];
+        let out = [Some(view(at(4), dtype, shape)), Some(view(at(5), dtype, shape))];
+        norm(&Op::AddRmsNorm { eps: EPS }, &x, &out, &DeviceInfo::h200()).unwrap()
+    }
+
+    #[test]
+    fn paths_follow_the_shape() {
+        let shown = |dtype, shape: &[usize]| add(dtype, shape).to_string();
+        let bf16 = DType::BF16;
+        assert_eq!(shown(bf16, &[4096, 8192]), "add_rms_norm_bf16_block2 grid 4096 block 512 shared 0");
+        assert_eq!(shown(bf16, &[16, 8192]), "add_rms_norm_bf16_block1 grid 16 block 1024 shared 0");
+        assert_eq!(shown(bf16, &[1, 16384]), "add_rms_norm_bf16_block2 grid 1 block 1024 shared 0");
+        assert_eq!(shown(bf16, &[512, 8, 128]), "add_rms_norm_bf16_warp1 grid 512 block 256 shared 0");
+        assert_eq!(shown(bf16, &[4096, 512]), "add_rms_norm_bf16_warp2 grid 512 block 256 shared 0");
+        assert_eq!(shown(bf16, &[4096, 1000]), "add_rms_norm_bf16_warp4 grid 512 block 256 shared 0");
+        assert_eq!(shown(bf16, &[64, 1000]), "add_rms_norm_bf16_block1 grid 64 block 128 shared 0");
+        assert_eq!(shown(bf16, &[300, 5120]), "add_rms_norm_bf16_block2 grid 300 block 320 shared 0");
+        assert_eq!(shown(bf16, &[300, 16384]), "add_rms_norm_bf16_block4 grid 300 block 512 shared 0");
+        assert_eq!(shown(bf16, &[300, 32768]), "add_rms_norm_bf16_block8 grid 300 block 512 shared 0");
+        assert_eq!(shown(bf16, &[3, 65544]), "add_rms_norm_bf16_loop_packed grid 3 block 1024 shared 0");
+        assert_eq!(shown(bf16, &[3, 37]), "add_rms_norm_bf16_loop grid 3 block 64 shared 0");
+        assert_eq!(shown(DType::F32, &[300, 8192]), "add_rms_norm_f32_block4 grid 300 block 512 shared 0");
+        assert_eq!(
+            shown(DType::F16, &[0, 8192]),
+            "add_rms_norm_f16_block1 grid 0 block 32 shared 0".replace("block1", "warp1")
+        );
+    }
+
+    #[test]
+    fn every_kernel_is_in_the_catalog() {
+        let mut catalog = catalog();
+        let n = catalog.len();
+        assert_eq!(n, 16 * 3 * Path::ALL.len());
+        for rows in [1, 7, 100, 5000] {
+            for columns in [1, 8, 128, 264, 520, 1000, 1032, 8192, 8200, 16384, 32768, 32776, 70_000] {
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    let launch = add(dtype, &[rows, columns]);
+                    assert!(catalog.contains(&launch.kernel), "{launch}");
+                    assert!(launch.kernel.entry.contains("norm_") && launch.block <= 1024, "{launch}");
+                }
+            }
+        }
+        catalog.sort();
+        catalog.dedup_by(|a, b| a.name == b.name);
+        assert_eq!(catalog.len(), n);
+    }
+
+    #[test]
+    fn unaligned_operands_take_the_loop() {
+        let (shape, w) = ([64, 256], [256]);
+        for shifted in 0..4 {
+            let at = |i: u64| (i << 40) + if i == shifted + 1 { 2 } else { 0 };
+            let bf16 = DType::BF16;
+            let x = [view(at(1), bf16, &shape), view(at(2), bf16, &w)];
+            let out = [Some(view(at(3), bf16, &shape))];
+            let launch = norm(&Op::RmsNorm { eps: EPS }, &x, &out, &DeviceInfo::h200()).unwrap();
+            let path = if shifted == 3 { "warp1" } else { "loop" };
+            assert_eq!(launch.kernel.name, format!("rms_norm_bf16_{path}"));
+        }
+    }
+
+    #[test]
+    fn scales_of_blocks_get_their_padding() {
+        let (shape, w) = ([130, 4096], [4096]);
+        let at = |i: u64| i << 40;
+        let x = [view(at(1), DType::BF16, &shape), view(at(2), DType::F32, &w), view(at(3), DType::F32, &[])];
+        let (q, sf) = ([130, 2048], [256 * 256]);
+        let mut out = [None, Some(view(at(4), DType::U8, &q)), Some(view(at(5), DType::F8E4M3FN, &sf))];
+        let op = Op::RmsNormQuantNvfp4 { eps: EPS };
+        let launch = norm(&op, &x, &out, &DeviceInfo::h200()).unwrap();
+        assert_eq!(launch.to_string(), "rms_norm_quant_nvfp4_bf16_block1 grid 256 block 512 shared 0");
+        let short = [256 * 255];
+        out[2] = Some(view(at(5), DType::F8E4M3FN, &short));
+        let error = |out: &[Option<View<'_>>]| norm(&op, &x, out, &DeviceInfo::h200()).unwrap_err().what;
+        assert!(error(&out).contains("expected f8e4m3fn[65536]"), "{}", error(&out));
+        out[2] = Some(view(at(5) + 4, DType::F8E4M3FN, &sf));
+        assert!(error(&out).contains("not aligned to 16"));
+        out[2] = None;
+        assert_eq!(error(&out), "the result scales has no memory");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (shape, w, bf16) = ([64, 256], [256], DType::BF16);
+        let at = |i: u64| i << 40;
+        let x = [view(at(1), bf16, &shape), view(at(2), bf16, &shape), view(at(3), DType::F32, &w)];
+        let out = [Some(view(at(4), bf16, &shape)), Some(view(at(5), bf16, &shape))];
+        let op = Op::AddRmsNorm { eps: EPS };
+        let run = |x: &[View<'_>], out: &[Option<View<'_>>]| norm(&op, x, out, &DeviceInfo::h200()).map_err(|e| e.what);
+        assert!(run(&x, &out).is_ok());
+        assert!(run(&x, &[None, None]).is_ok());
+        // In place, exactly.
+        assert!(run(&x, &[Some(x[0]), Some(x[1])]).is_ok());
+        assert!(run(&x, &[Some(x[1]), Some(x[0])]).is_ok());
+        let beside = view(at(2) + 512, bf16, &shape);
+        assert_eq!(run(&x, &[None, Some(beside)]).unwrap_err(), "sum and r share memory");
+        assert_eq!(run(&x, &[out[0], out[0]]).unwrap_err(), "norm and sum share memory");
+        let over_weight = view(at(3), bf16, &shape);
+        assert_eq!(run(&x, &[Some(over_weight), None]).unwrap_err(), "norm and weight share memory");
+
+        let with = |i: usize, v: View<'static>| {
+            let mut all = x.map(|v| View { shape: if v.shape.len() == 1 { &[256] } else { &[64, 256] }, ..v });
+            all[i] = v;
+            run(&all, &out).unwrap_err()
+        };
+        assert!(with(0, view(at(1), DType::I64, &[64, 256])).contains("f32, f16 and bf16"));
+        assert!(with(1, view(at(1), bf16, &[64, 255])).contains("r is bf16[64, 255], expected bf16[64, 256]"));
+        assert!(with(2, view(at(1), bf16, &[255])).contains("another length than 256"));
+        assert!(with(2, view(at(1), DType::U8, &[256])).contains("weight has elements of type u8"));
+        assert!(with(2, View { bytes: 3, ..view(at(1), bf16, &[256]) }).contains("its memory has 3"));
+        assert!(run(&x[..2], &out).unwrap_err().contains("2 operands and 2 results, expected 3 and 2"));
+        let scalar = [view(at(1), bf16, &[]); 3];
+        assert!(run(&scalar, &out).unwrap_err().contains("scalar"));
+        let many = [view(at(1), bf16, &[1 << 32, 1]), view(at(2), bf16, &[1 << 32, 1]), view(at(3), bf16, &[1])];
+        assert!(run(&many, &[None, None]).unwrap_err().contains("too many for one launch"));
+
+        let op = Op::AddRmsNormQuantFp8 { eps: EPS };
+        let q = view(at(6), DType::F8E4M3FN, &shape);
+        let scaled = |dtype, shape: &'static [usize]| {
+            let all = [x[0], x[1], x[2], view(at(5), dtype, shape)];
+            norm(&op, &all, &[None, Some(q), None], &DeviceInfo::h200()).map_err(|e| e.what)
+        };
+        assert!(scaled(DType::BF16, &[1, 1]).is_ok());
+        assert!(scaled(DType::F32, &[64, 1]).unwrap_err().contains("scale [64, 1] is not one number"));
+        assert!(scaled(DType::F64, &[]).unwrap_err().contains("scale has elements of type f64"));
+        let op = Op::ArResidualRmsNorm { axis: crate::attr::MeshAxis::Tp, eps: EPS };
+        assert!(norm(&op, &x, &out, &DeviceInfo::h200()).unwrap_err().what.contains("one rank"));
+    }
 }

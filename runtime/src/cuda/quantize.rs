@@ -51,7 +51,7 @@ pub fn quantize_fp8(x: &View<'_>, scale: &View<'_>, q: &ViewMut<'_>, info: &Devi
     c.view("x", x)?;
     c.float("scale", scale)?;
     c.view("scale", scale)?;
-    c.that(scale.len() == 1, || format!("scale {:?} is not one number", scale.shape))?;
+    c.that(scale.shape.iter().all(|&d| d == 1), || format!("scale {:?} is not one number", scale.shape))?;
     c.typed("q", q, DType::F8E4M3FN, x.shape)?;
     c.apart(("q", q), ("x", x))?;
     c.apart(("q", q), ("scale", scale))?;
@@ -103,4 +103,63 @@ pub fn quantize_nvfp4(
     let mut rows = Rows::new(Check("quantize_nvfp4"), x)?;
     rows.quantise(Quant::Nvfp4, Some(scale), &[Some(*q), Some(*scales)])?;
     rows.launch(&Family::quantiser("quantize_nvfp4", Quant::Nvfp4), info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
+        View { address, dtype, shape, bytes: usize::MAX / 2 }
+    }
+
+    fn fp8(x: u64, shape: &[usize]) -> Result<String, String> {
+        let (x, q) = (view(x, DType::BF16, shape), view(1 << 50, DType::F8E4M3FN, shape));
+        let scale = view(1 << 52, DType::F32, &[1]);
+        quantize_fp8(&x, &scale, &q, &DeviceInfo::h200()).map(|l| l.to_string()).map_err(|e| e.what)
+    }
+
+    #[test]
+    fn grids_cover_all_elements() {
+        assert_eq!(fp8(16, &[64, 8192]).unwrap(), "quantize_fp8_bf16_packs1 grid 256 block 256 shared 0");
+        assert_eq!(fp8(16, &[4096, 8192]).unwrap(), "quantize_fp8_bf16_packs4 grid 4096 block 256 shared 0");
+        assert_eq!(fp8(16, &[3]).unwrap(), "quantize_fp8_bf16_packs1 grid 1 block 256 shared 0");
+        assert_eq!(fp8(18, &[64, 8]).unwrap(), "quantize_fp8_bf16_any grid 2 block 256 shared 0");
+        assert_eq!(fp8(16, &[0, 8]).unwrap(), "quantize_fp8_bf16_packs1 grid 0 block 256 shared 0");
+        assert!(fp8(18, &[1 << 39, 2]).unwrap_err().contains("too many elements"));
+        assert!(fp8((1 << 50) - 16, &[64]).unwrap_err().contains("q and x share memory"));
+        let catalog = catalog();
+        assert_eq!(catalog.len(), 3 * 3 + 2 * 27);
+        for shape in [&[64usize, 8192][..], &[4096, 8192]] {
+            let name = fp8(16, shape).unwrap();
+            assert!(catalog.iter().any(|k| name.starts_with(&k.name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn rows_are_quantised_by_the_kernels_of_norms() {
+        let (info, shape, scales) = (DeviceInfo::h200(), [300, 8192], [300, 1]);
+        let x = view(1 << 40, DType::F16, &shape);
+        let q = view(2 << 40, DType::F8E4M3FN, &shape);
+        let launch = fp8_token(&x, 0.0, &q, &view(3 << 40, DType::F32, &scales), &info).unwrap();
+        assert_eq!(launch.to_string(), "fp8_token_f16_block2 grid 300 block 512 shared 0");
+        assert!(catalog().contains(&launch.kernel));
+        let e = fp8_token(&x, 0.0, &q, &view(3 << 40, DType::F32, &shape), &info).unwrap_err();
+        assert!(e.what.contains("expected f32[300, 1]"), "{e}");
+        let none = [3, 0];
+        let (x0, q0) = (view(1 << 40, DType::F16, &none), view(2 << 40, DType::F8E4M3FN, &none));
+        let e = fp8_token(&x0, 0.0, &q0, &view(3 << 40, DType::F32, &[3, 1]), &info).unwrap_err();
+        assert!(e.what.contains("rows without elements"), "{e}");
+
+        let (q, sf) = (view(2 << 40, DType::U8, &[300, 4096]), view(3 << 40, DType::F8E4M3FN, &[384 * 512]));
+        let scale = view(4 << 40, DType::F32, &[]);
+        let launch = quantize_nvfp4(&x, &scale, &q, &sf, &info).unwrap();
+        assert_eq!(launch.to_string(), "quantize_nvfp4_f16_block2 grid 384 block 512 shared 0");
+        assert!(catalog().contains(&launch.kernel));
+        let half = view(4 << 40, DType::F16, &[]);
+        assert!(quantize_nvfp4(&x, &half, &q, &sf, &info).unwrap_err().what.contains("scale is not f32"));
+        let odd = [300, 8200];
+        let e = quantize_nvfp4(&view(1 << 40, DType::F16, &odd), &scale, &q, &sf, &info).unwrap_err();
+        assert!(e.what.contains("blocks of 16"), "{e}");
+    }
 }

@@ -3,15 +3,19 @@
 /// The files of `kernels/` with their text. Every one of them may include the others by name.
 pub const FILES: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
+    ("index.cuh", include_str!("../../../kernels/index.cuh")),
     ("quantize.cuh", include_str!("../../../kernels/quantize.cuh")),
     ("norm.cuh", include_str!("../../../kernels/norm.cuh")),
     ("exchange.cuh", include_str!("../../../kernels/exchange.cuh")),
+    ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
     ("all_reduce.cu", include_str!("../../../kernels/all_reduce.cu")),
     ("all_reduce_norm.cu", include_str!("../../../kernels/all_reduce_norm.cu")),
+    ("copy.cu", include_str!("../../../kernels/copy.cu")),
+    ("gather.cu", include_str!("../../../kernels/gather.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
     ("quantize.cu", include_str!("../../../kernels/quantize.cu")),
-    ("index.cuh", include_str!("../../../kernels/index.cuh")),
-    ("elementwise.cuh", include_str!("../../../kernels/elementwise.cuh")),
+    ("rotary.cu", include_str!("../../../kernels/rotary.cu")),
+    ("softmax.cu", include_str!("../../../kernels/softmax.cu")),
 ];
 
 /// A kernel: the file that holds its code, and the entry point that instantiates it.

@@ -2,6 +2,8 @@
 
 mod bench;
 mod emulator;
+mod far;
+mod norm;
 
 use sinter_runtime::cuda::check::{Harness, Size, cases};
 
@@ -44,4 +46,24 @@ fn ranks_sum_and_normalise() {
 #[test]
 fn chains_agree_with_their_meaning() {
     check(&["elementwise", "silu_mul", "gelu_mul", "mul", "cast"]);
+}
+
+#[test]
+fn copies_agree_with_their_meaning() {
+    check(&["transpose", "reshape", "expand", "slice", "concat"]);
+}
+
+#[test]
+fn gathers_agree_with_their_meaning() {
+    check(&["gather", "vocab_gather"]);
+}
+
+#[test]
+fn rotary_embeddings_agree_with_the_definition() {
+    check(&["rotary"]);
+}
+
+#[test]
+fn softmax_agrees_with_the_definition() {
+    check(&["softmax"]);
 }

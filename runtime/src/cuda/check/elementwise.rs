@@ -3,7 +3,7 @@
 use super::super::chain::{Chain, Operand};
 use super::super::elementwise as launchers;
 use super::super::launch::{LaunchError, View};
-use super::host::{cpu, random, tensor};
+use super::host::{coordinates, cpu, download, position, random, shifted, upload};
 use super::{Benchmark, Case, CheckError, Difference, Harness, Limit, Size, Timed};
 use crate::dim::Dim;
 use crate::dtype::{DType, Literal};
@@ -104,20 +104,10 @@ fn rounded(dtype: DType, v: f64) -> f64 {
 /// Where each element of `shape` finds its own in an operand that broadcasts to it.
 fn broadcast(shape: &[usize], operand: &[usize]) -> Vec<usize> {
     let lead = shape.len() - operand.len();
-    (0..shape.iter().product())
-        .map(|i: usize| {
-            let (mut rest, mut at, mut step) = (i, 0, 1);
-            for d in (0..shape.len()).rev() {
-                let c = rest % shape[d];
-                rest /= shape[d];
-                if d >= lead {
-                    at += if operand[d - lead] == 1 { 0 } else { c * step };
-                    step *= operand[d - lead];
-                }
-            }
-            at
-        })
-        .collect()
+    let place = |i: usize| -> Vec<usize> {
+        coordinates(i, shape)[lead..].iter().zip(operand).map(|(at, d)| if *d == 1 { 0 } else { *at }).collect()
+    };
+    (0..shape.iter().product()).map(|i| position(&place(i), operand)).collect()
 }
 
 /// The results of a chain in f64, rounded after each step.
@@ -189,22 +179,15 @@ impl Sample {
 
     fn run(&self, h: &Harness<'_>) -> Result<Difference, CheckError> {
         let chain = (self.chain)()?;
-        let moved =
-            |t: &Tensor| tensor(t.dtype, &[t.len() + self.shift], vec![0.5; self.shift].into_iter().chain(t.to_f64()));
         let mut x = vec![];
         for (k, (shape, &dtype)) in self.shapes.iter().zip(chain.operands()).enumerate() {
             x.push(random(dtype, shape, k as u64 + 1)?);
         }
-        let buffers = x.iter().map(|t| h.upload(&moved(t)?)).collect::<Result<Vec<_>, _>>()?;
-        let view = |b: &super::super::DeviceBuffer, dtype: DType, shape| View {
-            address: b.address() + (self.shift * dtype.size()) as u64,
-            dtype,
-            shape,
-            bytes: b.len() - self.shift * dtype.size(),
-        };
+        let buffers = x.iter().map(|t| upload(h, t, self.shift)).collect::<Result<Vec<_>, _>>()?;
+        let view = |b, dtype, shape| shifted(b, dtype, shape, self.shift);
         let n: usize = self.whole.iter().product();
         let types: Vec<DType> = chain.results().collect();
-        let results = types.iter().map(|&d| h.result(d, &[n + self.shift])).collect::<Result<Vec<_>, _>>()?;
+        let results = types.iter().map(|&d| h.result(d, &[n + 2 * self.shift])).collect::<Result<Vec<_>, _>>()?;
         let operands: Vec<View<'_>> = buffers.iter().zip(&x).map(|(b, t)| view(b, t.dtype, &t.shape)).collect();
         let at = |i: usize| if self.in_place && i == 0 { &buffers[0] } else { &results[i] };
         let outs: Vec<View<'_>> = types.iter().enumerate().map(|(i, &d)| view(at(i), d, &self.whole)).collect();
@@ -214,9 +197,7 @@ impl Sample {
         let exact = chain.program().all(|(op, ..)| is_exact(op));
         let mut d = Difference::default();
         for (i, &dtype) in types.iter().enumerate() {
-            let got = h.download(at(i), dtype, &[n + self.shift])?;
-            let got = Tensor::from_bytes(dtype, &self.whole, &got.bytes()[self.shift * dtype.size()..])
-                .map_err(|e| CheckError::Reference(e.to_string()))?;
+            let got = download(h, at(i), dtype, &self.whole, self.shift)?;
             let limit = match (exact, Limit::of(dtype)) {
                 (true, _) => Limit::Exact,
                 // Each step may round to the other side.
@@ -434,8 +415,12 @@ fn time_silu_mul(h: &Harness<'_>) -> Result<Timed, CheckError> {
     for round in 0..2 {
         let (gate, up) = (h.upload(&random(d, &shape, round)?)?, h.upload(&random(d, &shape, 10 + round)?)?);
         let out = h.result(d, &shape)?;
-        let v = |b: &super::super::DeviceBuffer| View { address: b.address(), dtype: d, shape: &shape, bytes: b.len() };
-        launches.push(launchers::silu_mul(&v(&gate), &v(&up), &v(&out), h.device.info())?);
+        launches.push(launchers::silu_mul(
+            &gate.view(d, &shape),
+            &up.view(d, &shape),
+            &out.view(d, &shape),
+            h.device.info(),
+        )?);
         buffers.extend([gate, up, out]);
     }
     Ok(Timed { launches, buffers, bytes: 3 * 2 * 4096 * 14336 })

@@ -165,11 +165,11 @@ fn compare(name: &str, got: &Tensor, want: &[f64], limit: Limit) -> Result<Diffe
         norm += w * w;
     }
     d.relative = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
-    if let Limit::Codes { share } = limit {
-        if neighbours as f64 > share * want.len() as f64 + 1.0 {
-            let n = want.len();
-            return Err(CheckError::Differs(format!("{name}: {neighbours} of {n} codes differ from the reference")));
-        }
+    if let Limit::Codes { share } = limit
+        && neighbours as f64 > share * want.len() as f64 + 1.0
+    {
+        let n = want.len();
+        return Err(CheckError::Differs(format!("{name}: {neighbours} of {n} codes differ from the reference")));
     }
     Ok(d)
 }

@@ -1,6 +1,8 @@
 //! What references are made of: random tensors, the CPU back end, and rounding.
 
-use super::CheckError;
+use super::super::DeviceBuffer;
+use super::super::launch::View;
+use super::{CheckError, Harness};
 use crate::comm::Solo;
 use crate::cpu::{Env, execute};
 use crate::dim::Bindings;
@@ -53,4 +55,55 @@ pub(super) fn cpu(op: &Op, x: &[&Tensor], dtype: DType, shape: &[usize]) -> Resu
     let mut env = Env { bindings: &Bindings::new(), threads: 1, comm: &mut Solo };
     execute(op, &views, &mut [Some(out.view_mut())], &mut env).map_err(|e| wrong(&e))?;
     Ok(out)
+}
+
+/// Where element `i` of a row-major tensor lies on each axis.
+pub(super) fn coordinates(mut i: usize, shape: &[usize]) -> Vec<usize> {
+    let mut at = vec![0; shape.len()];
+    for (a, d) in at.iter_mut().zip(shape).rev() {
+        *a = i % d;
+        i /= d;
+    }
+    at
+}
+
+/// The number of the element at a place of a row-major tensor.
+pub(super) fn position(at: &[usize], shape: &[usize]) -> usize {
+    at.iter().zip(shape).fold(0, |n, (a, d)| n * d + a)
+}
+
+/// A tensor in device memory, `shift` elements after the start of its buffer.
+pub(super) fn shifted<'a>(buffer: &DeviceBuffer, dtype: DType, shape: &'a [usize], shift: usize) -> View<'a> {
+    let bytes = shift * dtype.size();
+    View { address: buffer.address() + bytes as u64, dtype, shape, bytes: buffer.len().saturating_sub(bytes) }
+}
+
+/// Copies a tensor to the device, `shift` elements after the start of a buffer.
+pub(super) fn upload(h: &Harness<'_>, t: &Tensor, shift: usize) -> Result<DeviceBuffer, CheckError> {
+    let mut bytes = vec![0x55; shift * t.dtype.size()];
+    bytes.extend_from_slice(t.bytes());
+    let t =
+        Tensor::from_bytes(t.dtype, &[t.len() + shift], &bytes).map_err(|e| CheckError::Reference(e.to_string()))?;
+    h.upload(&t)
+}
+
+/// Copies a result to the host that starts `shift` elements after the start of its buffer. What comes before it and after it must
+/// be as it was.
+pub(super) fn download(
+    h: &Harness<'_>,
+    buffer: &DeviceBuffer,
+    dtype: DType,
+    shape: &[usize],
+    shift: usize,
+) -> Result<Tensor, CheckError> {
+    let (n, size) = (shape.iter().product::<usize>(), dtype.size());
+    let all = h.download(buffer, dtype, &[buffer.len() / size])?;
+    let (before, rest) = all.bytes().split_at(shift * size);
+    let (data, after) = rest.split_at(n * size);
+    if let Some(b) =
+        before.iter().chain(after).find(|b| **b != before.first().or(after.first()).copied().unwrap_or(**b))
+    {
+        return Err(CheckError::Differs(format!("a byte beside the result {shape:?} became {b:#x}")));
+    }
+    Tensor::from_bytes(dtype, shape, data).map_err(|e| CheckError::Reference(e.to_string()))
 }

@@ -6,13 +6,20 @@ mod all_reduce;
 mod all_reduce_norm;
 mod apart;
 mod bench;
+mod copy;
 mod elementwise;
+mod gather;
 mod harness;
 mod host;
+mod norm;
+mod quantize;
 mod ranks;
 mod reference;
 mod report;
+mod rotary;
+mod rows;
 mod small_floats;
+mod softmax;
 
 pub use bench::{BenchConfig, Timed, TimedCalls, Timing, copy_bandwidth};
 pub use harness::{Difference, Harness, Limit};
@@ -81,7 +88,18 @@ impl Case {
 
 /// Every case, by kernel.
 pub fn cases() -> Vec<Case> {
-    let families = [small_floats::cases(), elementwise::cases(), all_reduce::cases(), all_reduce_norm::cases()];
+    let families = [
+        small_floats::cases(),
+        elementwise::cases(),
+        copy::cases(),
+        gather::cases(),
+        rotary::cases(),
+        softmax::cases(),
+        norm::cases(),
+        quantize::cases(),
+        all_reduce::cases(),
+        all_reduce_norm::cases(),
+    ];
     families.into_iter().flatten().collect()
 }
 
@@ -122,5 +140,15 @@ impl Benchmark {
 
 /// Every measurement, by kernel.
 pub fn benchmarks() -> Vec<Benchmark> {
-    [elementwise::benchmarks(), apart::benchmarks()].into_iter().flatten().collect()
+    let families = [
+        elementwise::benchmarks(),
+        copy::benchmarks(),
+        gather::benchmarks(),
+        rotary::benchmarks(),
+        softmax::benchmarks(),
+        norm::benchmarks(),
+        quantize::benchmarks(),
+        apart::benchmarks(),
+    ];
+    families.into_iter().flatten().collect()
 }

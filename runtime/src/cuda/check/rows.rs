@@ -1,0 +1,117 @@
+//! Tensors on the device for cases and measurements of kernels that work on rows.
+
+use std::rc::Rc;
+
+use super::super::{DeviceBuffer, Launch, View};
+use super::{CheckError, Harness, Timed};
+use crate::comm::Solo;
+use crate::cpu::{Env, execute};
+use crate::dim::Bindings;
+use crate::dtype::DType;
+use crate::op::Op;
+use crate::tensor::{Tensor, byte_len};
+
+/// A tensor in device memory, some elements behind the start of a buffer.
+#[derive(Clone)]
+pub(super) struct Placed {
+    buffer: Rc<DeviceBuffer>,
+    dtype: DType,
+    shape: Vec<usize>,
+    start: usize,
+}
+
+fn bytes(dtype: DType, shape: &[usize]) -> Result<usize, CheckError> {
+    byte_len(dtype, shape).ok_or_else(|| CheckError::Reference(format!("{dtype}{shape:?} is too large")))
+}
+
+/// Memory for a tensor, `offset` elements behind the start of its buffer, with data or with a byte that no case expects.
+pub(super) fn place(
+    h: &Harness<'_>,
+    dtype: DType,
+    shape: &[usize],
+    offset: usize,
+    data: Option<&Tensor>,
+) -> Result<Placed, CheckError> {
+    let start = offset * dtype.size();
+    let buffer = h.result(DType::U8, &[start + bytes(dtype, shape)?])?;
+    if let Some(t) = data {
+        h.device.upload_at(&h.stream, &buffer, start, t.bytes())?;
+    }
+    Ok(Placed { buffer: Rc::new(buffer), dtype, shape: shape.to_vec(), start })
+}
+
+impl Placed {
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            address: self.buffer.address() + self.start as u64,
+            dtype: self.dtype,
+            shape: &self.shape,
+            bytes: self.buffer.len() - self.start,
+        }
+    }
+
+    pub(super) fn read(&self, h: &Harness<'_>) -> Result<Tensor, CheckError> {
+        let mut t = Tensor::zeros(self.dtype, &self.shape).map_err(|e| CheckError::Reference(e.to_string()))?;
+        h.device.download_at(&h.stream, &self.buffer, self.start, t.bytes_mut())?;
+        Ok(t)
+    }
+}
+
+/// The results of an operator on the CPU. The operands that have as many elements as `shape` get it.
+pub(super) fn cpu(
+    op: &Op,
+    operands: &[Tensor],
+    shape: &[usize],
+    results: &[(DType, Vec<usize>)],
+) -> Result<Vec<Tensor>, CheckError> {
+    let reference = |e: &dyn std::fmt::Display| CheckError::Reference(e.to_string());
+    let mut operands = operands.to_vec();
+    let n: usize = shape.iter().product();
+    operands.iter_mut().filter(|t| t.len() == n && t.shape.len() > 1).for_each(|t| t.shape = shape.to_vec());
+    let mut out =
+        results.iter().map(|(d, s)| Tensor::zeros(*d, s)).collect::<Result<Vec<_>, _>>().map_err(|e| reference(&e))?;
+    let views: Vec<_> = operands.iter().map(Tensor::view).collect();
+    let bindings = Bindings::new();
+    let mut env = Env { bindings: &bindings, threads: 1, comm: &mut Solo };
+    let mut places: Vec<_> = out.iter_mut().map(|t| Some(t.view_mut())).collect();
+    execute(op, &views, &mut places, &mut env).map_err(|e| reference(&e))?;
+    Ok(out)
+}
+
+/// Bytes that the launches of a measurement touch together; more than any cache holds.
+const ROUND: usize = 512 << 20;
+
+/// Launches on as many sets of buffers as a round needs. `data` is repeated in each operand.
+pub(super) fn sets(
+    h: &Harness<'_>,
+    operands: &[(DType, Vec<usize>)],
+    results: &[(DType, Vec<usize>)],
+    data: &[Tensor],
+    launch: impl Fn(&[View<'_>], &[View<'_>]) -> Result<Launch, CheckError>,
+) -> Result<Timed, CheckError> {
+    let mut total = 0;
+    for (dtype, shape) in operands.iter().chain(results) {
+        total += bytes(*dtype, shape)?;
+    }
+    let count = ROUND.div_ceil(total.max(1)).clamp(1, 64);
+    let mut timed = Timed { launches: vec![], buffers: vec![], bytes: total as u64 };
+    for _ in 0..count {
+        let mut set = vec![];
+        for (i, (dtype, shape)) in operands.iter().chain(results).enumerate() {
+            let buffer = h.device.alloc(bytes(*dtype, shape)?)?;
+            let mut start = 0;
+            while let Some(piece) = data.get(i).map(Tensor::bytes).filter(|p| start < buffer.len() && !p.is_empty()) {
+                let n = piece.len().min(buffer.len() - start);
+                h.device.upload_at(&h.stream, &buffer, start, &piece[..n])?;
+                start += n;
+            }
+            set.push(buffer);
+        }
+        let views: Vec<View<'_>> =
+            set.iter().zip(operands.iter().chain(results)).map(|(b, (d, s))| b.view(*d, s)).collect();
+        let (x, out) = views.split_at(operands.len());
+        timed.launches.push(launch(x, out)?);
+        timed.buffers.extend(set);
+    }
+    Ok(timed)
+}
