@@ -82,7 +82,7 @@ fn libraries_that_are_too_old_are_named_with_the_function() {
     let dir = temp.path();
     library("nvrtc.cpp", dir, "libnvrtc.so", &[]);
     let env = [("SINTER_NVRTC", dir.to_str().unwrap())];
-    let error = "NVRTC (libnvrtc.so) has no function `nvrtcGetNumSupportedArchs`; it is older than CUDA 12";
+    let error = "NVRTC (libnvrtc.so) has no function `nvrtcGetNumSupportedArchs`; one of CUDA 12.8 or newer is needed";
     refused(&sinter(dir, &env, &["kernels", "compile"]), error);
     // The same file lacks all functions of a driver.
     library("nvrtc.cpp", dir, "libcuda.so", &[]);

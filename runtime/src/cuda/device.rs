@@ -150,9 +150,9 @@ impl Device {
         }
         let (from, to) = (self.context.ordinal(), other.context.ordinal());
         let mut can = 0;
+        let devices = (self.context.cu_device(), other.context.cu_device());
         // SAFETY: both devices are open; the function writes one integer.
-        let asked =
-            unsafe { sys::cuDeviceCanAccessPeer(&mut can, self.context.cu_device(), other.context.cu_device()) };
+        let asked = unsafe { sys::cuDeviceCanAccessPeer(&mut can, devices.0, devices.1) };
         asked.result().map_err(failed("cuDeviceCanAccessPeer"))?;
         if can == 0 {
             return Err(CudaError::NoDevice(format!("device {from} cannot address the memory of device {to}")));
@@ -183,8 +183,8 @@ impl Device {
     pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
         self.bind()?;
         // SAFETY: the memory is not read before it is written by a copy or a kernel.
-        let address =
-            unsafe { result::malloc_sync(bytes.max(1)) }.map_err(failed(format!("allocating {bytes} bytes")))?;
+        let address = unsafe { result::malloc_sync(bytes.max(1)) };
+        let address = address.map_err(failed(format!("allocating {bytes} bytes")))?;
         Ok(DeviceBuffer { context: self.context.clone(), address, bytes })
     }
 

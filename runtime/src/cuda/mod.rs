@@ -46,7 +46,7 @@ pub enum CudaError {
         help: String,
     },
     /// A library lacks a function; it is too old.
-    #[error("{library} has no function `{symbol}`; it is older than CUDA 12")]
+    #[error("{library} has no function `{symbol}`; one of CUDA 12.8 or newer is needed")]
     Symbol {
         /// The library.
         library: &'static str,
