@@ -25,8 +25,10 @@ pub struct TableError {
     pub what: String,
 }
 
+type Part = (&'static str, fn(&Usage) -> u32);
+
 /// What a comparison looks at.
-const PARTS: &[(&str, fn(&Usage) -> u32)] =
+const PARTS: &[Part] =
     &[("registers", |u| u.registers), ("shared", |u| u.shared), ("stack", |u| u.stack), ("spilled", |u| u.spilled)];
 
 const TITLE: &str = "# Registers and memory of the kernels";
