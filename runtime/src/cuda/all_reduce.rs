@@ -75,7 +75,7 @@ struct Arguments {
 
 fn kernel(way: Way, dtype: DType, ranks: usize) -> Kernel {
     let body = format!("all_reduce_{way}<{}, {ranks}>", type_name(dtype));
-    Kernel::waiting(
+    Kernel::without_spills(
         "all_reduce.cu",
         format!("all_reduce_{way}_{dtype}_ranks{ranks}"),
         THREADS,

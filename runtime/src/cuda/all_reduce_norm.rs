@@ -31,7 +31,7 @@ fn kernel(name: &str, n: &Norm, way: Way, dtype: DType, ranks: usize, packs: usi
     let (kind, quant) = template_names(Some(n.kind), n.quant);
     let body = format!("all_reduce_norm_{way}<{}, {kind}, {quant}, {ranks}, {packs}>", type_name(dtype));
     let name = format!("{name}_{dtype}_{way}_ranks{ranks}_packs{packs}");
-    Kernel::waiting("all_reduce_norm.cu", name, THREADS as u32, "AllReduceNormArguments", &body)
+    Kernel::without_spills("all_reduce_norm.cu", name, THREADS as u32, "AllReduceNormArguments", &body)
 }
 
 /// Every kernel of this launcher.

@@ -381,6 +381,7 @@ fn result_type(op: &Op, x: &[DType]) -> Result<DType, String> {
             same(x[0], x[1])?;
             if is_half_or_f32(x[0]) { Ok(x[0]) } else { unsupported(x[0]) }
         }
+        Op::QuantizeFp8 {} if is_half_or_f32(x[0]) && is_half_or_f32(x[1]) => Ok(DType::F8E4M3FN),
         Op::Pow {}
             if x[0].is_core() && x[1].is_core() && x[0] != DType::Bool && (x[0] == x[1] || x[1] != DType::Bool) =>
         {
@@ -433,6 +434,11 @@ fn expression(
         Op::SiluMul {} => format!("as<{ty}>(op::mul(op::silu({}), {}))", v[0], v[1]),
         Op::GeluMul { tanh: true } => format!("as<{ty}>(op::mul(op::gelu_tanh({}), {}))", v[0], v[1]),
         Op::GeluMul { tanh: false } => format!("as<{ty}>(op::mul(op::gelu_erf({}), {}))", v[0], v[1]),
+        // The quotient is rounded to the type of the scale.
+        Op::QuantizeFp8 {} => {
+            let scale = c_type(types[1]).ok_or_else(|| format!("a scale of type {}", types[1]))?;
+            format!("as<{ty}>(value(as<{scale}>(op::div({}, {}))))", v[0], v[1])
+        }
         // A square is one multiplication, which rounds the exact product once.
         Op::Pow {} if types[0].is_float() && constants[1].and_then(Literal::splat) == Some(2.0) => {
             format!("as<{ty}>(op::mul({0}, {0}))", v[0])

@@ -40,7 +40,7 @@ impl Chain {
         let v = self.unit(packed);
         let name = format!("{}_x{v}", self.title());
         let body = format!("run_chain<{name}_steps, {v}, {}>", self.units(packed));
-        let mut kernel = Kernel::new(FILE, name, THREADS, "ElementwiseArguments", &body);
+        let mut kernel = Kernel::without_spills(FILE, name, THREADS, "ElementwiseArguments", &body);
         kernel.entry.insert_str(0, &self.source(&format!("{}_steps", kernel.name)));
         kernel
     }

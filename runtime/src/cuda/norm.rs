@@ -139,7 +139,9 @@ impl Family {
         let (function, last) = path.body();
         let body = format!("{function}<{}, {}, {norm}, {quant}, {last}>", type_name(dtype), self.add);
         let name = format!("{}_{dtype}_{path}", self.name);
-        Kernel::new("norm.cu", name, path.threads(), "NormArguments", &body)
+        // A plain norm needs the occupancy most, and is the one that fits.
+        let new = if self.quant == Quant::None { Kernel::new } else { Kernel::without_spills };
+        new("norm.cu", name, path.threads(), "NormArguments", &body)
     }
 
     /// Every kernel of the family.

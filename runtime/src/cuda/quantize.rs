@@ -28,7 +28,7 @@ fn kernel(dtype: DType, packs: usize) -> Kernel {
         0 => ("any".to_owned(), format!("quantize_fp8_any<{}>", type_name(dtype))),
         _ => (format!("packs{packs}"), format!("quantize_fp8<{}, {packs}>", type_name(dtype))),
     };
-    Kernel::new("quantize.cu", format!("quantize_fp8_{dtype}_{name}"), THREADS, "QuantizeArguments", &body)
+    Kernel::without_spills("quantize.cu", format!("quantize_fp8_{dtype}_{name}"), THREADS, "QuantizeArguments", &body)
 }
 
 const TOKEN: Quant = Quant::Fp8Token { floor: Real(0.0) };

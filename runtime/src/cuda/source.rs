@@ -40,9 +40,9 @@ impl Kernel {
         Kernel::bounded(file, name, &threads.to_string(), arguments, body)
     }
 
-    /// As [`Kernel::new`], for blocks that wait for other ranks: one of them is resident on each multiprocessor, and the
-    /// compiler may use all registers that this leaves.
-    pub fn waiting(file: &'static str, name: String, threads: u32, arguments: &str, body: &str) -> Kernel {
+    /// As [`Kernel::new`], for kernels of which one block has to fit on a multiprocessor and more are not worth spilled
+    /// registers: otherwise the compiler spills some to fit in more blocks.
+    pub fn without_spills(file: &'static str, name: String, threads: u32, arguments: &str, body: &str) -> Kernel {
         Kernel::bounded(file, name, &format!("{threads}, 1"), arguments, body)
     }
 

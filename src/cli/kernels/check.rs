@@ -1,12 +1,14 @@
 //! `sinter kernels check`: run kernels on a GPU, compare them with their references, and time them.
 
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use clap::Args;
-use sinter_runtime::cuda::Device;
 use sinter_runtime::cuda::check::{BenchConfig, Report, Size, benchmarks, cases};
+use sinter_runtime::cuda::{Device, driver_present};
 
 use super::super::{Failure, OutFile, Outcome, deliver, say};
 
@@ -36,6 +38,20 @@ pub(super) struct Options {
     table: Option<PathBuf>,
 }
 
+/// How many queues the driver has for streams. Each rank on a device has a stream, and streams that share a queue wait for each
+/// other.
+const QUEUES: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+
+/// Starts the command again with a queue for each stream; the driver reads the number when it is loaded.
+fn with_queues() -> Result<(), Failure> {
+    if std::env::var_os(QUEUES).is_some() || !driver_present() {
+        return Ok(());
+    }
+    let mut again = Command::new(std::env::current_exe()?);
+    again.args(std::env::args_os().skip(1)).env(QUEUES, "32");
+    Err(format!("starting again with {QUEUES} set: {}", again.exec()).into())
+}
+
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let filter = o.filter.as_deref().unwrap_or("");
     let kept = |kernel: &str, label: &str| format!("{kernel} {label}").contains(filter);
@@ -46,6 +62,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     if cases.is_empty() && benchmarks.is_empty() {
         return Err(format!("none of {n_cases} cases and {n_benchmarks} measurements is left to run").into());
     }
+    with_queues()?;
     let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
     let table_file = o.table.as_deref().map(|p| OutFile::open("table", p)).transpose()?;
     let device = Arc::new(Device::open(o.device)?);

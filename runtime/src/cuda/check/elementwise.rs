@@ -49,7 +49,7 @@ fn meaning(op: &Op, x: &[f64]) -> Option<f64> {
         (Op::Add {}, [a, b]) => a + b,
         (Op::Sub {}, [a, b]) => a - b,
         (Op::Mul {}, [a, b]) => a * b,
-        (Op::Div {}, [a, b]) => a / b,
+        (Op::Div {} | Op::QuantizeFp8 {}, [a, b]) => a / b,
         (Op::Pow {}, [a, b]) => a.powf(*b),
         (Op::Max {}, [a, b]) => nan(*a, *b, a.max(*b)),
         (Op::Min {}, [a, b]) => nan(*a, *b, a.min(*b)),
@@ -367,6 +367,8 @@ pub(super) fn cases() -> Vec<Case> {
         out.push(vector(&[2, 3, 7], &[2, 1, 7], Size::Small));
         out.push(vector(&[4096, 8192], &[8192], Size::Large));
         out.push(vector(&[4096, 8191], &[4096, 1], Size::Large));
+        let quantised = single(Op::QuantizeFp8 {}, &[d, DType::F32]);
+        out.push(sample("elementwise", format!("{d} to e4m3 by scales"), &[5, 64], &[&[5, 64], &[5, 1]], quantised));
         for tanh in [false, true] {
             let op = Op::GeluMul { tanh };
             let size = if d == bf16 { Size::Small } else { Size::Large };
