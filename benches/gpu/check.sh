@@ -38,8 +38,8 @@ if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/de
   python3 benches/gpu/torch_compare.py --sinter "$sinter" --device "$device" --out benches/results
 else
   echo "PyTorch with CUDA is not installed: the kernels are timed, not compared"
-  name=$(nvidia-smi -i "$device" --query-gpu=name --format=csv,noheader | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9\n' '-')
-  file=benches/results/${name%-}-$(date +%F)
+  name=$(nvidia-smi -i "$device" --query-gpu=name --format=csv,noheader | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9\n' '-' | sed 's,^nvidia-,,;s,-$,,')
+  file=benches/results/$name-$(date +%F)
   "$sinter" kernels check --device "$device" --bench --no-cases --report "$file.json" --table "$file.md"
   echo "wrote $file.json and $file.md"
 fi
