@@ -30,7 +30,7 @@ pub struct Report {
     pub programs: usize,
 }
 
-/// The programs of a catalogue: kernels of one file, by name, at most [`BATCH`] of them.
+/// The programs of a catalogue: kernels of one file, by name, at most sixteen of them.
 pub fn batches(kernels: &[Kernel]) -> Vec<Vec<&Kernel>> {
     let mut files: BTreeMap<&str, Vec<&Kernel>> = BTreeMap::new();
     kernels.iter().for_each(|k| files.entry(k.file).or_default().push(k));
