@@ -50,15 +50,18 @@ impl Way {
 
     /// Bytes of a buffer that a sum of `bytes` takes.
     pub fn capacity(self, ranks: usize, bytes: usize) -> Option<usize> {
-        let packs = bytes.div_ceil(PACK);
-        let used = match self {
-            Way::OneShot => packs.checked_mul(ranks)?,
+        self.used(ranks, bytes.div_ceil(PACK), RUN)?.checked_mul(PACK)
+    }
+
+    /// Units of a buffer that a message of `units` takes, which two shots deal out in runs of `run`.
+    pub(super) fn used(self, ranks: usize, units: usize, run: usize) -> Option<usize> {
+        match self {
+            Way::OneShot => units.checked_mul(ranks),
             Way::TwoShot => {
-                let share = packs.div_ceil(RUN * ranks).checked_mul(RUN)?;
-                share.checked_mul(ranks)?.checked_add(packs)?
+                let share = units.div_ceil(run * ranks).checked_mul(run)?;
+                share.checked_mul(ranks)?.checked_add(units)
             }
-        };
-        used.checked_mul(PACK)
+        }
     }
 }
 
@@ -122,8 +125,6 @@ pub fn all_reduce(
 ) -> Result<Launch, LaunchError> {
     let c = Check("all_reduce");
     c.float("x", x)?;
-    c.view("x", x)?;
-    c.typed("y", y, x.dtype, x.shape)?;
     for (name, v) in [("x", Some(x)), ("residual", residual), ("y", Some(y))] {
         let Some(v) = v else { continue };
         c.typed(name, v, x.dtype, x.shape)?;
@@ -135,13 +136,7 @@ pub fn all_reduce(
         }
     }
     let bytes = x.len() * x.dtype.size();
-    let needed = way.capacity(member.ranks, bytes);
-    c.that(needed.is_some_and(|n| n <= member.capacity), || match needed {
-        Some(n) => {
-            format!("{way} of {bytes} bytes needs {n} bytes of workspace per call, the group has {}", member.capacity)
-        }
-        None => format!("a message of {bytes} bytes is too large"),
-    })?;
+    member.has_room(c, way.capacity(member.ranks, bytes), || format!("{way} of {bytes} bytes"))?;
     let packs = bytes.div_ceil(PACK);
     let grid = if packs == 0 { 0 } else { resident_grid(c, member, packs.div_ceil(THREADS as usize), info)? };
     let arguments = Arguments {

@@ -54,11 +54,7 @@ pub(super) fn catalog() -> Vec<Kernel> {
 
 /// Bytes of a buffer that a message of some rows takes: two shots deal out whole rows.
 pub fn capacity(way: Way, ranks: usize, rows: usize, row_bytes: usize) -> Option<usize> {
-    let used = match way {
-        Way::OneShot => rows.checked_mul(ranks)?,
-        Way::TwoShot => rows.div_ceil(ranks).checked_mul(ranks)?.checked_add(rows)?,
-    };
-    used.checked_mul(row_bytes)
+    way.used(ranks, rows, 1)?.checked_mul(row_bytes)
 }
 
 /// The norm without the all-reduce: the operator that is left where the sum is there already.
@@ -109,13 +105,7 @@ pub fn all_reduce_norm(
         return Ok(vec![first, norm(&rest, &operands, &out[..out.len() - 1], info)?]);
     };
     let needed = capacity(way, member.ranks, count, row_bytes);
-    c.that(needed.is_some_and(|n| n <= member.capacity), || match needed {
-        Some(n) => format!(
-            "{way} of {count} rows of {row_bytes} bytes needs {n} bytes of workspace per call, the group has {}",
-            member.capacity
-        ),
-        None => format!("a message of {count} rows of {row_bytes} bytes is too large"),
-    })?;
+    member.has_room(c, needed, || format!("{way} of {count} rows of {row_bytes} bytes"))?;
     let arguments = Arguments {
         exchange: member.arguments,
         norm: rows.parameters,

@@ -311,12 +311,9 @@ pub fn concat(x: &[View<'_>], axis: i64, out: &ViewMut<'_>, info: &DeviceInfo) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::launch::view_at as view;
     use super::*;
     use crate::dtype::DType;
-
-    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
-        View { address, dtype, shape, bytes: crate::tensor::byte_len(dtype, shape).unwrap_or(0) }
-    }
 
     const INFO: fn() -> DeviceInfo = DeviceInfo::h200;
     const X: u64 = 1 << 30;

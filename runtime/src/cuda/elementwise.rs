@@ -1,7 +1,7 @@
 //! Launches of elementwise chains, and of single elementwise operators.
 
 use super::chain::{CHECK, Chain, MAX_OPERANDS, MAX_RESULTS, Operand};
-use super::index::{Axis, MAX_AXES, Walk, broadcast_steps, grid, row_major};
+use super::index::{Axis, MAX_AXES, Walk, blocks, broadcast_steps, row_major};
 use super::launch::{Check, DeviceInfo, Launch, LaunchError, View, ViewMut};
 use super::source::Kernel;
 use crate::dtype::{DType, Literal};
@@ -126,11 +126,8 @@ impl Chain {
             a.spread |= u32::from(*step == 0) << k;
         }
         let per_thread = self.units(packed);
-        let mut block = THREADS;
-        while block > FEWEST_THREADS && units.div_ceil(block as usize * per_thread) < info.multiprocessors as usize {
-            block /= 2;
-        }
-        let grid = grid(c, units, block as usize * per_thread)?.max(u32::from(a.tail > 0));
+        let (grid, block) = blocks(c, units, per_thread, (THREADS, FEWEST_THREADS), info)?;
+        let grid = grid.max(u32::from(a.tail > 0));
         Ok(Launch::new(self.kernel(packed), grid, block, 0, &a))
     }
 
@@ -275,13 +272,10 @@ pub(super) fn catalog() -> Vec<Kernel> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::launch::view_at as view;
     use super::*;
 
     const INFO: fn() -> DeviceInfo = DeviceInfo::h200;
-
-    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
-        View { address, dtype, shape, bytes: crate::tensor::byte_len(dtype, shape).unwrap_or(0) }
-    }
 
     fn bf16(address: u64, shape: &[usize]) -> View<'_> {
         view(address, DType::BF16, shape)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::launch::Check;
 use super::{CudaError, Device, DeviceBuffer, LaunchError, Result, Stream};
 
 /// Most ranks of a group.
@@ -51,6 +52,19 @@ pub struct Member {
 }
 
 impl Member {
+    /// Checks that a call has the bytes of workspace that it needs; `None` are more than can be counted.
+    pub(super) fn has_room(
+        &self,
+        c: Check,
+        needed: Option<usize>,
+        what: impl FnOnce() -> String,
+    ) -> std::result::Result<(), LaunchError> {
+        c.that(needed.is_some_and(|n| n <= self.capacity), || match needed {
+            Some(n) => format!("{} needs {n} bytes of workspace per call, the group has {}", what(), self.capacity),
+            None => format!("{} is too large", what()),
+        })
+    }
+
     /// A member with made-up addresses, for tests of launchers. Launching with it is undefined.
     pub fn imagined(rank: usize, ranks: usize, ranks_on_device: usize, capacity: usize) -> Member {
         let mut buffers = [0; MAX_RANKS];

@@ -4,7 +4,7 @@
 //! leaves its position in a status word: the caller sets it to [`NO_ERROR`] before the launch and reads it after.
 
 use super::copy::{WIDTHS, resolve_axis, word};
-use super::index::{Axis, grid};
+use super::index::{Axis, blocks};
 use super::launch::{Check, DeviceInfo, Launch, LaunchError, View, ViewMut};
 use super::source::Kernel;
 use crate::dtype::DType;
@@ -91,11 +91,8 @@ fn launch(
         rows: data.shape[axis] as i64,
         wide: i64::from(indices.dtype == DType::I64),
     };
-    let mut block = THREADS;
-    while block > 64 && total.div_ceil(block as usize * WORDS) < info.multiprocessors as usize {
-        block /= 2;
-    }
-    Ok(Launch::new(kernel(width), grid(c, total, block as usize * WORDS)?, block, 0, &a))
+    let (grid, block) = blocks(c, total, WORDS, (THREADS, 64), info)?;
+    Ok(Launch::new(kernel(width), grid, block, 0, &a))
 }
 
 /// (data, indices): entries of data along an axis; negative indices count from the end.
@@ -134,11 +131,8 @@ pub fn vocab_gather(
 
 #[cfg(test)]
 mod tests {
+    use super::super::launch::view_at as view;
     use super::*;
-
-    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
-        View { address, dtype, shape, bytes: crate::tensor::byte_len(dtype, shape).unwrap_or(0) }
-    }
 
     const X: u64 = 1 << 30;
     const I: u64 = 1 << 35;

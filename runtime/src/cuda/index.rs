@@ -1,6 +1,6 @@
 //! How kernels walk tensors of several axes: steps, merging of axes, and division by extents. `index.cuh` is the other half.
 
-use super::launch::{Check, LaunchError};
+use super::launch::{Check, DeviceInfo, LaunchError};
 
 /// Axes that a kernel walks after merging; `index.cuh` has the same number.
 pub(super) const MAX_AXES: usize = 8;
@@ -107,6 +107,22 @@ pub(super) fn grid(check: Check, work: usize, per_block: usize) -> Result<u32, L
         Ok(n) if blocks <= MAX_GRID => Ok(n),
         _ => check.fail(format!("{blocks} blocks are needed; a launch has at most {MAX_GRID}")),
     }
+}
+
+/// Grid and block for `work` units of which a thread does `per_thread`. A block has `most` threads, and half as many, down to `fewest`,
+/// while that leaves multiprocessors without one.
+pub(super) fn blocks(
+    check: Check,
+    work: usize,
+    per_thread: usize,
+    (most, fewest): (u32, u32),
+    info: &DeviceInfo,
+) -> Result<(u32, u32), LaunchError> {
+    let mut block = most;
+    while block > fewest && work.div_ceil(block as usize * per_thread) < info.multiprocessors as usize {
+        block /= 2;
+    }
+    Ok((grid(check, work, block as usize * per_thread)?, block))
 }
 
 #[cfg(test)]

@@ -178,6 +178,12 @@ pub(super) fn type_code(dtype: DType) -> u32 {
     }
 }
 
+/// An operand with exactly its bytes, for tests of launchers.
+#[cfg(test)]
+pub(super) fn view_at(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
+    View { address, dtype, shape, bytes: byte_len(dtype, shape).unwrap_or(0) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Launches of rotary embeddings.
 
-use super::index::{Axis, MAX_AXES, Walk, broadcast_steps, grid, row_major};
+use super::index::{Axis, MAX_AXES, Walk, blocks, broadcast_steps, row_major};
 use super::launch::{Check, DeviceInfo, Launch, LaunchError, View, ViewMut, type_code, type_name};
 use super::source::Kernel;
 use crate::dtype::DType;
@@ -125,18 +125,14 @@ pub fn rotary(
     for (d, s) in walk.steps.iter().enumerate() {
         (a.step[d], a.cos_step[d], a.sin_step[d]) = (s[0], s[1], s[2]);
     }
-    let few = work.div_ceil(THREADS as usize) < info.multiprocessors as usize;
-    let block = if few { THREADS / 2 } else { THREADS };
-    Ok(Launch::new(kernel(x.dtype, v, interleaved), grid(c, work, block as usize)?, block, 0, &a))
+    let (grid, block) = blocks(c, work, 1, (THREADS, THREADS / 2), info)?;
+    Ok(Launch::new(kernel(x.dtype, v, interleaved), grid, block, 0, &a))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::launch::view_at as view;
     use super::*;
-
-    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
-        View { address, dtype, shape, bytes: crate::tensor::byte_len(dtype, shape).unwrap_or(0) }
-    }
 
     const X: u64 = 1 << 30;
     const Y: u64 = 1 << 40;

@@ -1,7 +1,7 @@
 //! Launches of soft-max.
 
 use super::copy::resolve_axis;
-use super::index::grid;
+use super::index::{blocks, grid};
 use super::launch::{Check, DeviceInfo, Launch, LaunchError, View, ViewMut, type_name};
 use super::source::Kernel;
 use crate::dtype::DType;
@@ -103,9 +103,8 @@ pub fn softmax(
         safe: i64::from(safe),
     };
     if inner > 1 {
-        let few = rows.div_ceil(WARPS_BLOCK as usize) < info.multiprocessors as usize;
-        let block = if few { WARPS_BLOCK / 2 } else { WARPS_BLOCK };
-        return Ok(Launch::new(kernel(x.dtype, Path::Columns), grid(c, rows, block as usize)?, block, 0, &a));
+        let (grid, block) = blocks(c, rows, 1, (WARPS_BLOCK, WARPS_BLOCK / 2), info)?;
+        return Ok(Launch::new(kernel(x.dtype, Path::Columns), grid, block, 0, &a));
     }
     let v = 16 / x.dtype.size();
     let packs = n.is_multiple_of(v) && x.address.is_multiple_of(16) && out.address.is_multiple_of(16);
@@ -121,11 +120,8 @@ pub fn softmax(
 
 #[cfg(test)]
 mod tests {
+    use super::super::launch::view_at as view;
     use super::*;
-
-    fn view(address: u64, dtype: DType, shape: &[usize]) -> View<'_> {
-        View { address, dtype, shape, bytes: crate::tensor::byte_len(dtype, shape).unwrap_or(0) }
-    }
 
     const X: u64 = 1 << 30;
     const Y: u64 = 1 << 40;

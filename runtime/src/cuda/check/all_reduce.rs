@@ -5,20 +5,10 @@ use std::time::Duration;
 use super::super::all_reduce::{Way, all_reduce};
 use super::super::exchange::Group;
 use super::super::{CudaError, DeviceBuffer, View};
-use super::ranks::{Random, group, on_ranks, pause, tensor};
+use super::ranks::{Random, group, on_ranks, pause, sum_of_ranks, tensor};
 use super::{Case, CheckError, Difference, Harness, Limit, Size};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
-
-/// The sum in f32, rank after rank, then the residual.
-fn reference(x: &[Tensor], residual: Option<&Tensor>, dtype: DType) -> Result<Vec<f64>, CheckError> {
-    let mut sum = vec![0f32; x.first().map_or(0, Tensor::len)];
-    for t in x.iter().chain(residual) {
-        sum.iter_mut().zip(t.to_f64()).for_each(|(s, v)| *s += v as f32);
-    }
-    let n = sum.len();
-    Ok(tensor(dtype, &[n], &sum)?.to_f64())
-}
 
 /// Operands of a round: that of each rank, and the residual.
 struct Round {
@@ -58,7 +48,10 @@ fn run(
     let longest = lengths.iter().max().copied().unwrap_or(0) * dtype.size();
     let capacity = way.capacity(ranks, longest).ok_or_else(|| CheckError::Reference("too large".to_owned()))?;
     let group = group(h, ranks, capacity)?;
-    let wanted = rounds.iter().map(|r| reference(&r.x, r.residual.as_ref(), dtype)).collect::<Result<Vec<_>, _>>()?;
+    let wanted = rounds
+        .iter()
+        .map(|r| Ok(sum_of_ranks(&r.x, r.residual.as_ref())?.to_f64()))
+        .collect::<Result<Vec<_>, CheckError>>()?;
     let all = on_ranks(h, ranks, |rank, stream| {
         let member = group.member(rank).ok_or_else(|| CheckError::Reference(format!("no rank {rank}")))?;
         let mut random = Random::new(100 + rank as u64);

@@ -3,10 +3,10 @@
 
 use super::super::all_reduce::Way;
 use super::super::all_reduce_norm::{all_reduce_norm, capacity};
-use super::super::exchange::Group;
 use super::super::{DeviceBuffer, Stream, View};
-use super::ranks::{PATIENCE, Random, on_ranks, pause, tensor};
+use super::ranks::{Random, group, on_ranks, pause, sum_of_ranks, tensor};
 use super::reference::on_cpu;
+use super::rows::{Types, results};
 use super::{Case, CheckError, Difference, Harness, Limit, Size};
 use crate::attr::{MeshAxis, Real};
 use crate::dtype::DType;
@@ -26,26 +26,6 @@ struct Plan {
     turns: usize,
 }
 
-type Types = Vec<(DType, Vec<usize>)>;
-
-/// The types of all results: norm, codes, scales, sum.
-fn results(n: &Norm, dtype: DType, rows: usize, columns: usize) -> Result<Types, CheckError> {
-    let whole = (dtype, vec![rows, columns]);
-    let mut out = vec![whole.clone()];
-    match n.quant {
-        Quant::None => {}
-        Quant::Fp8 => out.push((DType::F8E4M3FN, vec![rows, columns])),
-        Quant::Fp8Token { .. } => out.extend([(DType::F8E4M3FN, vec![rows, columns]), (DType::F32, vec![rows, 1])]),
-        Quant::Nvfp4 => {
-            let scales = crate::cpu::quantize::swizzled_len(rows, columns / 16);
-            let scales = scales.ok_or_else(|| CheckError::Reference("scales are too large".to_owned()))?;
-            out.extend([(DType::U8, vec![rows, columns / 2]), (DType::F8E4M3FN, vec![scales])]);
-        }
-    }
-    out.push(whole);
-    Ok(out)
-}
-
 /// The operands of a call, and the sum that they give.
 struct Round {
     x: Vec<Tensor>,
@@ -60,12 +40,8 @@ impl Round {
         let mut make = || tensor(p.dtype, &shape, &random.floats(rows * p.columns));
         let x = (0..p.ranks).map(|_| make()).collect::<Result<Vec<_>, _>>()?;
         let residual = make()?;
-        let mut sum = vec![0f32; rows * p.columns];
-        for t in x.iter().chain([&residual]) {
-            sum.iter_mut().zip(t.to_f64()).for_each(|(s, v)| *s += v as f32);
-        }
-        let sum = tensor(p.dtype, &shape, &sum)?;
-        Ok(Round { x, residual, sum, types: results(n, p.dtype, rows, p.columns)? })
+        let sum = sum_of_ranks(&x, Some(&residual))?;
+        Ok(Round { x, residual, sum, types: results(n, p.dtype, &shape)? })
     }
 }
 
@@ -126,7 +102,7 @@ fn run(h: &Harness<'_>, op: &Op, p: &Plan) -> Result<Difference, CheckError> {
     // The two-shot sum of a long row deals out more than whole rows.
     let bytes = capacity(p.way, p.ranks, longest, row_bytes).map(|b| b + 16 * 64 * p.ranks);
     let bytes = bytes.ok_or_else(|| CheckError::Reference("too large".to_owned()))?;
-    let group = Group::new(&vec![h.device.clone(); p.ranks], bytes, PATIENCE)?;
+    let group = group(h, p.ranks, bytes)?;
 
     let rank_body = |rank: usize, stream: Stream| {
         let member = group.member(rank).ok_or_else(|| CheckError::Reference(format!("no rank {rank}")))?;

@@ -7,6 +7,7 @@ use super::super::exchange::Member;
 use super::super::norm::norm;
 use super::super::{DeviceBuffer, Launch, View};
 use super::ranks::group;
+use super::rows::repeated;
 use super::{Benchmark, CheckError, Harness, TimedCalls, host};
 use crate::attr::{MeshAxis, Real};
 use crate::dtype::DType;
@@ -37,12 +38,7 @@ impl Operands {
     fn new(h: &Harness<'_>, rows: usize, seed: u64) -> Result<Operands, CheckError> {
         let make = |seed| {
             let part = host::random(DTYPE, &[rows.min(RANDOM_ROWS), COLUMNS], seed)?;
-            let buffer = h.device.alloc(rows * COLUMNS * DTYPE.size())?;
-            for start in (0..buffer.len()).step_by(part.bytes().len().max(1)) {
-                let n = part.bytes().len().min(buffer.len() - start);
-                h.device.upload_at(&h.stream, &buffer, start, &part.bytes()[..n])?;
-            }
-            Ok::<_, CheckError>(buffer)
+            repeated(h, rows * COLUMNS * DTYPE.size(), Some(&part))
         };
         let weight = h.upload(&host::random(DTYPE, &[COLUMNS], seed)?)?;
         let result = || h.result(DTYPE, &[rows, COLUMNS]);

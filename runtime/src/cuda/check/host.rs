@@ -2,10 +2,8 @@
 
 use super::super::DeviceBuffer;
 use super::super::launch::View;
+use super::reference::on_cpu;
 use super::{CheckError, Harness};
-use crate::comm::Solo;
-use crate::cpu::{Env, execute};
-use crate::dim::Bindings;
 use crate::dtype::{DType, push_element};
 use crate::op::Op;
 use crate::tensor::Tensor;
@@ -49,12 +47,7 @@ pub(super) fn tensor(
 
 /// What the CPU back end computes on one rank, for an operator with one result.
 pub(super) fn cpu(op: &Op, x: &[&Tensor], dtype: DType, shape: &[usize]) -> Result<Tensor, CheckError> {
-    let wrong = |e: &dyn std::fmt::Display| CheckError::Reference(format!("`{}` on the CPU: {e}", op.name()));
-    let mut out = Tensor::zeros(dtype, shape).map_err(|e| wrong(&e))?;
-    let views: Vec<_> = x.iter().map(|t| t.view()).collect();
-    let mut env = Env { bindings: &Bindings::new(), threads: 1, comm: &mut Solo };
-    execute(op, &views, &mut [Some(out.view_mut())], &mut env).map_err(|e| wrong(&e))?;
-    Ok(out)
+    Ok(on_cpu(op, x, &[(dtype, shape.to_vec())])?.remove(0))
 }
 
 /// Where element `i` of a row-major tensor lies on each axis.

@@ -4,10 +4,9 @@ use super::super::norm::norm;
 use super::super::{View, ViewMut};
 use super::quantize::{differing, quantised, same_bytes};
 use super::ranks::{Random, tensor};
-use super::rows::{Placed, cpu, place, sets};
+use super::rows::{Placed, Types, cpu, place, results, sets};
 use super::{Benchmark, Case, CheckError, Difference, Harness, Limit, Size, Timed};
 use crate::attr::{Attr, Real};
-use crate::cpu::quantize::swizzled_len;
 use crate::dtype::DType;
 use crate::norm::{Kind, Norm, Quant, Sum};
 use crate::op::Op;
@@ -66,27 +65,8 @@ impl Rows {
     }
 
     /// Element types and shapes of the results: norm, codes, scales, sum.
-    fn results(&self) -> Vec<(DType, Vec<usize>)> {
-        let (rows, n) = (self.rows(), self.columns());
-        let with_last = |last: usize| {
-            let mut s = self.shape.clone();
-            s.iter_mut().rev().take(1).for_each(|d| *d = last);
-            s
-        };
-        let mut out = vec![(self.dtype, self.shape.clone())];
-        match self.norm.quant {
-            Quant::None => {}
-            Quant::Fp8 => out.push((DType::F8E4M3FN, self.shape.clone())),
-            Quant::Fp8Token { .. } => {
-                out.extend([(DType::F8E4M3FN, self.shape.clone()), (DType::F32, with_last(1))]);
-            }
-            Quant::Nvfp4 => out.extend([
-                (DType::U8, with_last(n / 2)),
-                (DType::F8E4M3FN, vec![swizzled_len(rows, n / 16).unwrap_or(0)]),
-            ]),
-        }
-        out.extend((self.norm.sum != Sum::None).then(|| (self.dtype, self.shape.clone())));
-        out
+    fn results(&self) -> Result<Types, CheckError> {
+        results(&self.norm, self.dtype, &self.shape)
     }
 
     /// Operands of `rows` rows; the last of several rows has a sum of zeros.
@@ -153,7 +133,7 @@ impl Rows {
             .zip(&types)
             .map(|(t, (dtype, shape))| place(h, *dtype, shape, self.offset, Some(t)))
             .collect::<Result<_, _>>()?;
-        let types = self.results();
+        let types = self.results()?;
         let last = types.len() - 1;
         let summed = self.norm.sum != Sum::None;
         let mut places = vec![];
@@ -176,7 +156,7 @@ impl Rows {
     fn run(&self, h: &Harness<'_>) -> Result<Difference, CheckError> {
         let operands = self.data(self.rows())?;
         let got = self.launch(h, &operands, false)?;
-        let types = self.results();
+        let types = self.results()?;
         let host = cpu(&self.op, &operands, &self.shape, &types)?;
         let missing = || CheckError::Reference("a result is missing".to_owned());
         let result = |i: usize| got.get(i).and_then(Option::as_ref).ok_or_else(missing);
@@ -222,7 +202,7 @@ impl Rows {
             h.device.upload_at(&h.stream, &b, start, operands[i].bytes())?;
             buffers.push(b);
         }
-        let types = self.results();
+        let types = self.results()?;
         let quantised_results = types.len() - 1 - usize::from(self.norm.sum != Sum::None);
         let mut codes = vec![];
         for (dtype, shape) in types.iter().skip(1).take(quantised_results) {
@@ -407,7 +387,7 @@ pub(super) fn benchmarks() -> Vec<Benchmark> {
 
 fn prepare(h: &Harness<'_>, name: &str, shape: &[usize]) -> Result<Timed, CheckError> {
     let rows = Rows::new(name, BF16, shape)?;
-    let (operands, mut results) = (rows.operands(), rows.results());
+    let (operands, mut results) = (rows.operands(), rows.results()?);
     // What is quantised is not stored otherwise.
     let skip = usize::from(rows.norm.quant != Quant::None);
     results.drain(..skip);

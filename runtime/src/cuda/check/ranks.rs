@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::super::exchange::Group;
 use super::super::{CudaError, Stream};
-use super::{CheckError, Harness};
+use super::{CheckError, Harness, host};
+use crate::dtype::DType;
 use crate::tensor::Tensor;
 
 /// How long a rank waits for the others before it gives up.
@@ -73,11 +74,17 @@ pub(super) fn group(h: &Harness<'_>, ranks: usize, capacity: usize) -> Result<Gr
     Ok(Group::new(&vec![h.device.clone(); ranks], capacity, PATIENCE)?)
 }
 
-/// A tensor of an element type from numbers.
-pub(super) fn tensor(dtype: crate::dtype::DType, shape: &[usize], values: &[f32]) -> Result<Tensor, CheckError> {
-    let mut bytes = vec![];
-    for &v in values {
-        crate::dtype::push_element(dtype, f64::from(v), 0, &mut bytes);
+/// What the ranks gave, summed in f32 rank after rank, then the residual; rounded once.
+pub(super) fn sum_of_ranks(x: &[Tensor], residual: Option<&Tensor>) -> Result<Tensor, CheckError> {
+    let Some(first) = x.first() else { return Err(CheckError::Reference("no ranks".to_owned())) };
+    let mut sum = vec![0f32; first.len()];
+    for t in x.iter().chain(residual) {
+        sum.iter_mut().zip(t.to_f64()).for_each(|(s, v)| *s += v as f32);
     }
-    Tensor::from_bytes(dtype, shape, &bytes).map_err(|e| CheckError::Reference(e.to_string()))
+    tensor(first.dtype, &first.shape, &sum)
+}
+
+/// A tensor of rounded numbers.
+pub(super) fn tensor(dtype: DType, shape: &[usize], values: &[f32]) -> Result<Tensor, CheckError> {
+    host::tensor(dtype, shape, values.iter().map(|&v| f64::from(v)))
 }

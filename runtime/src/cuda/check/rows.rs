@@ -3,13 +3,16 @@
 use std::rc::Rc;
 
 use super::super::{DeviceBuffer, Launch, View};
+use super::reference::on_cpu;
 use super::{CheckError, Harness, Timed};
-use crate::comm::Solo;
-use crate::cpu::{Env, execute};
-use crate::dim::Bindings;
+use crate::cpu::quantize::{BLOCK, swizzled_len};
 use crate::dtype::DType;
+use crate::norm::{Norm, Quant, Sum};
 use crate::op::Op;
 use crate::tensor::{Tensor, byte_len};
+
+/// Element types and shapes.
+pub(super) type Types = Vec<(DType, Vec<usize>)>;
 
 /// A tensor in device memory, some elements behind the start of a buffer.
 #[derive(Clone)]
@@ -64,18 +67,47 @@ pub(super) fn cpu(
     shape: &[usize],
     results: &[(DType, Vec<usize>)],
 ) -> Result<Vec<Tensor>, CheckError> {
-    let reference = |e: &dyn std::fmt::Display| CheckError::Reference(e.to_string());
     let mut operands = operands.to_vec();
     let n: usize = shape.iter().product();
     operands.iter_mut().filter(|t| t.len() == n && t.shape.len() > 1).for_each(|t| t.shape = shape.to_vec());
-    let mut out =
-        results.iter().map(|(d, s)| Tensor::zeros(*d, s)).collect::<Result<Vec<_>, _>>().map_err(|e| reference(&e))?;
-    let views: Vec<_> = operands.iter().map(Tensor::view).collect();
-    let bindings = Bindings::new();
-    let mut env = Env { bindings: &bindings, threads: 1, comm: &mut Solo };
-    let mut places: Vec<_> = out.iter_mut().map(|t| Some(t.view_mut())).collect();
-    execute(op, &views, &mut places, &mut env).map_err(|e| reference(&e))?;
+    on_cpu(op, &operands.iter().collect::<Vec<_>>(), results)
+}
+
+/// Element types and shapes of a norm's results: norm, codes, scales, sum.
+pub(super) fn results(n: &Norm, dtype: DType, shape: &[usize]) -> Result<Types, CheckError> {
+    let (width, rows) = (shape.last().copied().unwrap_or(1), shape.iter().rev().skip(1).product());
+    let with_last = |last: usize| {
+        let mut s = shape.to_vec();
+        s.iter_mut().rev().take(1).for_each(|d| *d = last);
+        s
+    };
+    let mut out = vec![(dtype, shape.to_vec())];
+    match n.quant {
+        Quant::None => {}
+        Quant::Fp8 => out.push((DType::F8E4M3FN, shape.to_vec())),
+        Quant::Fp8Token { .. } => out.extend([(DType::F8E4M3FN, shape.to_vec()), (DType::F32, with_last(1))]),
+        Quant::Nvfp4 => {
+            let scales = swizzled_len(rows, width / BLOCK);
+            let scales =
+                scales.ok_or_else(|| CheckError::Reference(format!("the scales of {shape:?} are too large")))?;
+            out.extend([(DType::U8, with_last(width / 2)), (DType::F8E4M3FN, vec![scales])]);
+        }
+    }
+    out.extend((n.sum != Sum::None).then(|| (dtype, shape.to_vec())));
     Ok(out)
+}
+
+/// Memory that repeats the bytes of a tensor; of undefined contents where there are none.
+pub(super) fn repeated(h: &Harness<'_>, bytes: usize, data: Option<&Tensor>) -> Result<DeviceBuffer, CheckError> {
+    let buffer = h.device.alloc(bytes)?;
+    let piece = data.map_or(&[][..], Tensor::bytes);
+    if !piece.is_empty() {
+        for start in (0..bytes).step_by(piece.len()) {
+            let n = piece.len().min(bytes - start);
+            h.device.upload_at(&h.stream, &buffer, start, &piece[..n])?;
+        }
+    }
+    Ok(buffer)
 }
 
 /// Bytes that the launches of a measurement touch together; more than any cache holds.
@@ -98,14 +130,7 @@ pub(super) fn sets(
     for _ in 0..count {
         let mut set = vec![];
         for (i, (dtype, shape)) in operands.iter().chain(results).enumerate() {
-            let buffer = h.device.alloc(bytes(*dtype, shape)?)?;
-            let mut start = 0;
-            while let Some(piece) = data.get(i).map(Tensor::bytes).filter(|p| start < buffer.len() && !p.is_empty()) {
-                let n = piece.len().min(buffer.len() - start);
-                h.device.upload_at(&h.stream, &buffer, start, &piece[..n])?;
-                start += n;
-            }
-            set.push(buffer);
+            set.push(repeated(h, bytes(*dtype, shape)?, data.get(i))?);
         }
         let views: Vec<View<'_>> =
             set.iter().zip(operands.iter().chain(results)).map(|(b, (d, s))| b.view(*d, s)).collect();
