@@ -113,7 +113,8 @@ pub fn open(path: &Path) -> Result<Model, ImportError> {
 
 /// Says that a folder is no model, and which models are in it.
 pub fn folder(path: &Path) -> ImportError {
-    let entries = std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    let entries =
+        std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
     let mut models: Vec<String> = entries
         .iter()
         .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
@@ -122,7 +123,8 @@ pub fn folder(path: &Path) -> ImportError {
     models.sort();
     let help = match &models[..] {
         _ if path.join(sinter_runtime::plan::PLAN_FILE).is_file() => {
-            "it holds a plan, which `run`, `show`, `explain` and `diff` read; name the .onnx file that it was made from".to_owned()
+            "it holds a plan, which `run`, `show`, `explain` and `diff` read; name the .onnx file that it was made from"
+                .to_owned()
         }
         [] => "name a model file; none in the folder ends with .onnx".to_owned(),
         [one] => format!("name the model in it: {}", path.join(one).display()),
@@ -494,5 +496,8 @@ fn contradiction(v: &ValueInfoProto, inferred: &TensorType) -> Option<String> {
     };
     let shape = t.shape.as_ref().map_or("?".to_owned(), |s| s.dim.iter().map(extent).collect::<Vec<_>>().join(", "));
     let dtype = dtype.map_or_else(|| weights::dtype_name(t.elem_type()), |d| d.to_string());
-    Some(format!("output `{}` is declared as {dtype}[{shape}], but the graph computes {inferred}, which holds", v.name()))
+    Some(format!(
+        "output `{}` is declared as {dtype}[{shape}], but the graph computes {inferred}, which holds",
+        v.name()
+    ))
 }
