@@ -119,7 +119,8 @@ pub(super) fn read(path: &Path, prefix: &str, declared: &[Declared]) -> Result<V
         if let Some(t) = out.tensors.get_mut(&d.name)
             && (d.dtype, t.dtype) == (DType::BF16, DType::F32)
         {
-            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect();
+            let bytes: Vec<u8> =
+                t.to_f64().iter().flat_map(|v| sinter_runtime::dtype::bf16_from_f64(*v).to_le_bytes()).collect();
             *t = Tensor::from_bytes(d.dtype, &t.shape, &bytes)?;
         }
     }
