@@ -122,6 +122,7 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data
         names: BTreeMap::new(),
         inputs: vec![],
         outputs: vec![],
+        defaults: vec![],
         infos: vec![],
         metadata: vec![],
     };
@@ -151,6 +152,8 @@ struct Rank<'p> {
     names: BTreeMap<ValueId, String>,
     inputs: Vec<ValueInfoProto>,
     outputs: Vec<ValueInfoProto>,
+    /// Inputs with default values, by index into the plan's, and the parts that the file is given.
+    defaults: Vec<(usize, Option<crate::ir::Part>)>,
     infos: Vec<ValueInfoProto>,
     metadata: Vec<StringStringEntryProto>,
 }
@@ -208,6 +211,9 @@ impl<'p> Rank<'p> {
             };
             self.see(&decl.name, &ty, &mut needed);
             self.inputs.push(info(&decl.name, &ty)?);
+            if decl.default {
+                self.defaults.push((index, part));
+            }
             if let Some(p) = part {
                 self.note_part("input", &decl.name, p);
             }
@@ -381,8 +387,15 @@ impl<'p> Rank<'p> {
             .collect();
         let mut initializers = vec![];
         let (mut blobs, mut end) = (vec![], 0u64);
-        for w in lower::weight_entries(self.plan, rank, weights)? {
-            let Some(&name) = used.get(w.key.as_str()) else { continue };
+        let read = lower::weight_entries(self.plan, rank, weights)?;
+        let read = read.into_iter().filter_map(|w| Some((*used.get(w.key.as_str())?, w)));
+        let mut defaults = vec![];
+        for (i, part) in &self.defaults {
+            let input = &self.plan.inputs[*i];
+            let part = part.map(|p| (p, self.place.index));
+            defaults.push((input.name.as_str(), lower::default_entry(self.plan, input, part, weights)?));
+        }
+        for (name, w) in read.chain(defaults) {
             let mut t = TensorProto {
                 name: Some(name.to_owned()),
                 dims: w.shape.iter().map(|&d| d as i64).collect(),

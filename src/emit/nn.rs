@@ -14,7 +14,10 @@ pub(super) struct Scores {
     pub(super) causal: bool,
     /// 0 for none.
     pub(super) softcap: f64,
+    /// Whether rows without a key are zeros.
     pub(super) safe: bool,
+    /// Whether all rows that would be NaN are zeros.
+    pub(super) always: bool,
 }
 
 /// Calls a function with one result.
@@ -339,6 +342,9 @@ pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> 
     let bias = bias(b, x, how)?;
     let dtype = x[0].ty.dtype;
     if let Some(sink) = x.get(4) {
+        if how.always {
+            return Err(super::EmitError::Operator("attention with a sink and zeros for NaN".to_owned()));
+        }
         let y = attention_with_sink(b, x, bias.value.as_ref(), sink, how)?;
         return match bias.rows {
             None => Ok(y),
@@ -350,7 +356,7 @@ pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> 
     }
     let mut operands = vec![("q", &x[0]), ("k", &x[1]), ("v", &x[2])];
     operands.extend(bias.value.as_ref().map(|v| ("bias", v)));
-    let guard = how.safe && bias.empty && bias.rows.is_none();
+    let guard = how.always || how.safe && bias.empty && bias.rows.is_none();
     let y = if p.dialect == Dialect::Ort {
         let all: Vec<Val> = operands.iter().map(|(_, v)| (*v).clone()).collect();
         attention_body(b, p, &all, how, guard)?

@@ -3,7 +3,7 @@
 use super::builder::{Builder, CONTRIB, Val, int};
 use super::{Dialect, EmitError, Result, nn, quant, special};
 use crate::ir::norm::Quant;
-use crate::ir::{Body, DType, Dim, Literal, Op, TensorType};
+use crate::ir::{Body, DType, Dim, Literal, Op, Safe, TensorType};
 
 /// What the nodes of one rank depend on.
 #[derive(Clone, Copy)]
@@ -68,7 +68,7 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::ReduceMax { axes, keepdims } => one(reduce(b, "ReduceMax", names[0], axes, *keepdims)?),
         Op::Softmax { axis, safe } => {
             let y = b.op("Softmax", &names, vec![int("axis", *axis)]);
-            one(if *safe { nn::zero_where_nan(b, &y, x[0].ty.dtype)? } else { y })
+            one(if *safe == Safe::No { y } else { nn::zero_where_nan(b, &y, x[0].ty.dtype)? })
         }
         Op::Matmul { trans_b } => one(nn::matmul(b, p, x, *trans_b)?),
         Op::Silu {} => one(nn::silu(b, p, &x[0])?),
@@ -94,7 +94,8 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::Dequantize { bits } => one(special::dequantize(b, x, *bits)?),
         Op::Append { tokens } => one(special::append(b, x, tokens)?),
         Op::Attention { scale, causal, softcap, safe } => {
-            let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: *safe };
+            let (masked, always) = (*safe == Safe::Masked, *safe == Safe::Always);
+            let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: masked, always };
             one(nn::attention(b, p, x, &how)?)
         }
 

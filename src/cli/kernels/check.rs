@@ -13,7 +13,7 @@ use serde_json::json;
 use sinter_runtime::cuda::check::{BenchConfig, Event, Report, RunConfig, Size, benchmarks, cases};
 use sinter_runtime::cuda::{Device, driver_present};
 
-use super::super::{Failure, OutFile, Outcome, deliver, say};
+use super::super::{Failure, OutFile, Outcome, counted, deliver, say};
 
 /// Options of `sinter kernels check`.
 #[derive(Debug, Args)]
@@ -182,7 +182,9 @@ fn text(r: &Report) -> String {
         );
     }
     let passed = r.cases.iter().filter(|c| c.pass).count();
-    let _ = writeln!(t, "{passed} of {} cases agree, {} measurements", r.cases.len(), r.benchmarks.len());
+    let _ = writeln!(t, "{passed} of {} agree, {}",
+        counted(r.cases.len(), "case"),
+        counted(r.benchmarks.len(), "measurement"));
     t
 }
 
