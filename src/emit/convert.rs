@@ -38,6 +38,8 @@ pub(super) struct Draft {
     pub(super) attributes: Vec<AttributeProto>,
     /// By position, whether something reads the result.
     pub(super) wanted: Vec<bool>,
+    /// Whether it was an `Upsample`, which makes no extent smaller.
+    pub(super) grows: bool,
     /// What follows the node, in order.
     pub(super) after: Vec<After>,
 }
@@ -393,13 +395,26 @@ fn axes_operand(d: &mut Draft, b: &mut Builder) -> Outcome {
     }
 }
 
-/// Positions were those of `asymmetric`, the nearest one the one before.
-fn resize_11(d: &mut Draft, _: &mut Builder) -> Outcome {
-    d.set(string("coordinate_transformation_mode", "asymmetric"));
+/// Positions were those of `asymmetric`. The nearest one was the one before along axes that grow, and the one behind along
+/// axes that shrink: those are two nodes now, and each leaves the other's axes as they are.
+fn resize_11(d: &mut Draft, b: &mut Builder) -> Outcome {
+    let asymmetric = string("coordinate_transformation_mode", "asymmetric");
+    let mut scales = std::mem::take(&mut d.inputs[1]);
+    d.set(asymmetric.clone());
     if d.text("mode").is_none_or(|m| m == "nearest") {
-        d.set(string("nearest_mode", "floor"));
+        let before = string("nearest_mode", "floor");
+        if d.grows {
+            d.set(before);
+        } else {
+            let one = b.scalar(DType::F32, 1.0)?;
+            let up = b.op("Max", &[&scales.name, &one], vec![]);
+            scales.name = b.op("Min", &[&scales.name, &one], vec![]);
+            let mode = string("mode", "nearest");
+            d.inputs[0].name = b.op("Resize", &[&d.inputs[0].name, "", &up], vec![asymmetric, mode, before]);
+            d.inputs[0].kind = d.inputs[0].kind.with(None);
+            d.set(string("nearest_mode", "ceil"));
+        }
     }
-    let scales = std::mem::take(&mut d.inputs[1]);
     d.put(2, scales.name, scales.kind);
     Ok(())
 }
@@ -493,6 +508,7 @@ fn upsample_9(d: &mut Draft, b: &mut Builder) -> Outcome {
 /// Gone: `Resize` took its place.
 fn upsample_10(d: &mut Draft, _: &mut Builder) -> Outcome {
     d.op = "Resize".to_owned();
+    d.grows = true;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use sinter_runtime::standard::Kind;
 
 use self::builder::{Builder, Val, data_type, each_node, opsets};
 use self::ops::Place;
-use self::versions::{NATIVE, OPSET};
+use self::versions::{NATIVE, OPSET, Opsets};
 use crate::import::proto::{
     FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, tensor_proto::DataLocation, tensor_shape_proto::Dimension, tensor_shape_proto::dimension,
@@ -85,6 +85,9 @@ pub enum EmitError {
     /// No input tells an extent.
     #[error("the extent `{0}` is that of no input of the file, so no node can compute it")]
     Symbol(String),
+    /// Nothing tells what a value is that leaves a stage.
+    #[error("value `{0}` crosses stages, and what it is only a run tells: use --pp 1")]
+    Kind(String),
     /// A defect of the compiler.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -160,30 +163,21 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data
     let base = if form.opset >= NATIVE && dialect == Dialect::Standard { NATIVE } else { OPSET };
     let (s, column) = (rank / plan.mapping.tp, rank % plan.mapping.tp);
     let place = Place { dialect, index: column, size: plan.mapping.tp };
-    let mut r = Rank {
-        plan,
-        stage: &plan.stages[s],
-        s,
-        place,
-        boundaries: boundaries(plan),
-        b: Builder::new(versions::opsets(plan, base)?),
-        names: BTreeMap::new(),
-        inputs: vec![],
-        outputs: vec![],
-        infos: vec![],
-        metadata: vec![],
-    };
-    r.reserve_names();
-    r.declare_inputs()?;
-    for step in &r.stage.steps {
-        let name = step.outputs.iter().flatten().next().map_or("send", |v| &r.stage.value(*v).name).to_owned();
-        r.step(step).map_err(|e| match e {
-            EmitError::At { .. } | EmitError::Lower(_) => e,
-            cause => EmitError::At { value: name, cause: Box::new(cause) },
-        })?;
+    let opsets = versions::opsets(plan, base)?;
+    // What a value that is no tensor of numbers is, only the nodes that make it tell: those of earlier stages too.
+    let mut sent = BTreeMap::new();
+    let first = if plan.stages.iter().any(sends_opaque) { 0 } else { s };
+    for stage in first..s {
+        let r = Rank::new(plan, stage, place, opsets.clone(), sent).nodes()?;
+        sent = r.boundaries.values().filter_map(|n| Some((n.clone(), r.b.kinds.get(n)?.clone()))).collect();
     }
-    r.declare_outputs()?;
-    r.finish(weights, rank, data)
+    Rank::new(plan, s, place, opsets, sent).nodes()?.finish(weights, rank, data)
+}
+
+/// Whether a value that is no tensor of numbers leaves a stage.
+fn sends_opaque(stage: &Stage) -> bool {
+    let opaque = |v: &ValueId| stage.value(*v).ty.dtype == DType::Opaque;
+    stage.steps.iter().any(|t| matches!(t.op, Op::Send { .. }) && t.inputs.iter().any(opaque))
 }
 
 /// The file of a rank under construction.
@@ -204,6 +198,49 @@ struct Rank<'p> {
 }
 
 impl<'p> Rank<'p> {
+    /// The file without nodes; `sent` is what values of earlier stages are that are no tensors of numbers.
+    fn new(plan: &'p Plan, s: usize, place: Place, opsets: Opsets, sent: BTreeMap<String, Kind>) -> Rank<'p> {
+        let mut b = Builder::new(opsets);
+        b.kinds = sent;
+        Rank {
+            plan,
+            stage: &plan.stages[s],
+            s,
+            place,
+            boundaries: boundaries(plan),
+            b,
+            names: BTreeMap::new(),
+            inputs: vec![],
+            outputs: vec![],
+            infos: vec![],
+            metadata: vec![],
+        }
+    }
+
+    /// The file with its nodes.
+    fn nodes(mut self) -> Result<Rank<'p>> {
+        self.reserve_names();
+        self.declare_inputs()?;
+        for step in &self.stage.steps {
+            let name = step.outputs.iter().flatten().next().map_or("send", |v| &self.stage.value(*v).name).to_owned();
+            self.step(step).map_err(|e| match e {
+                EmitError::At { .. } | EmitError::Lower(_) => e,
+                cause => EmitError::At { value: name, cause: Box::new(cause) },
+            })?;
+        }
+        self.declare_outputs()?;
+        Ok(self)
+    }
+
+    /// What a value is that crosses stages; `None` for a tensor of numbers.
+    fn crossing(&self, name: &str, ty: &TensorType) -> Result<Option<String>> {
+        match self.b.kinds.get(name) {
+            _ if ty.dtype != DType::Opaque => Ok(None),
+            Some(kind) if *kind != Kind::Unknown => Ok(Some(kind.to_string())),
+            _ => Err(EmitError::Kind(name.to_owned())),
+        }
+    }
+
     /// Names that belong to the interface are not made up for anything else.
     fn reserve_names(&mut self) {
         let plan = self.plan;
@@ -276,7 +313,8 @@ impl<'p> Rank<'p> {
         }
         for v in received {
             self.see(&v.name, &v.ty, &mut needed);
-            self.inputs.push(info(&v.name, &v.ty)?);
+            let kind = self.crossing(&v.name, &v.ty)?;
+            self.inputs.push(declaration(&v.name, &v.ty, kind.as_deref())?);
         }
         Ok(())
     }
@@ -401,7 +439,9 @@ impl<'p> Rank<'p> {
         }
         for ((from, id), name) in self.boundaries.clone() {
             if from == self.s {
-                self.deliver(id, &name, None, &mut declared)?;
+                let ty = &self.stage.value(id).ty;
+                let kind = self.crossing(&name, ty)?;
+                self.deliver(id, &name, kind.as_deref(), &mut declared)?;
             }
         }
         Ok(())

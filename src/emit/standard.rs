@@ -64,7 +64,8 @@ fn write(b: &mut Builder, call: &Call, operands: &[Operand], captured: &[Operand
             other => attribute(call, name, other)?,
         });
     }
-    let mut d = Draft { op: call.op.clone(), inputs, attributes, wanted: call.wanted.clone(), after: vec![] };
+    let mut d =
+        Draft { op: call.op.clone(), inputs, attributes, wanted: call.wanted.clone(), grows: false, after: vec![] };
     let known = versions::history(&call.domain, &call.op).is_some();
     if known {
         if versions::meant(call) == versions::OLDEST && call.domain.is_empty() {
@@ -190,7 +191,15 @@ fn body(b: &mut Builder, name: &str, p: &Program, inputs: &[Kind], captured: &[O
     }
     let inputs = formal.iter().enumerate().map(|(i, n)| info(n, inputs.get(i))).collect();
     // Extents of results are left to the rounds.
-    let outputs = results.iter().map(|r| info(&r.name, Some(&r.kind.with(None)))).collect();
+    let declared = |i: usize| p.declared.get(i).and_then(|t| Kind::parse(t)).unwrap_or_default();
+    let outputs = results
+        .iter()
+        .enumerate()
+        .map(|(i, r)| {
+            let found = Some(&r.kind).filter(|k| **k != Kind::Unknown);
+            info(&r.name, Some(&found.unwrap_or(&declared(i)).with(None)))
+        })
+        .collect();
     Ok(graph(name, inputs, nodes, outputs))
 }
 
