@@ -185,11 +185,8 @@ fn archive(path: &Path, side: Side<'_>, out: &mut Values, problems: &mut Vec<Str
     let there = arrays.keys().cloned().collect();
     let found = names::assign(&keys, &there, problems);
     for (d, found) in declared.iter().zip(&found) {
-        let hint = if d.dtype == DType::Opaque {
-            "; it is no array, so that it needs a folder with .pb files"
-        } else {
-            ""
-        };
+        let hint =
+            if d.dtype == DType::Opaque { "; it is no array, so that it needs a folder with .pb files" } else { "" };
         match found.as_ref().and_then(|name| arrays.remove(name)) {
             Some(t) => out.insert(d.name.clone(), t.into()),
             // What two values claim has been reported.

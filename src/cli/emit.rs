@@ -54,7 +54,12 @@ fn folder(path: &Path, plan: &Plan, weights: &Weights, form: Form) -> Result<Str
     bar.finish_and_clear();
     publish(all)?;
     let collectives = if plan.mapping.tp > 1 { "; AllReduce and AllGather are operators of com.microsoft" } else { "" };
-    Ok(format!("wrote rank0.onnx to rank{}.onnx into {}: {}{collectives}\n", world - 1, path.display(), counted(total, "node")))
+    Ok(format!(
+        "wrote rank0.onnx to rank{}.onnx into {}: {}{collectives}\n",
+        world - 1,
+        path.display(),
+        counted(total, "node")
+    ))
 }
 
 /// Writes the files of a rank under temporary names.
@@ -88,7 +93,7 @@ fn data(file: &File<'_>, temp: &mut NamedTempFile) -> std::io::Result<()> {
     let mut w = BufWriter::with_capacity(1 << 20, temp.as_file_mut());
     for blob in &file.data {
         w.seek(SeekFrom::Start(blob.offset))?;
-        blob.weight.write(&mut w)?;
+        blob.write(&mut w)?;
     }
     w.flush()
 }

@@ -112,7 +112,10 @@ pub(super) fn assign(keys: &[Keys], there: &BTreeSet<String>, problems: &mut Vec
     }
     for (k, of) in takers.iter().filter(|(_, of)| of.len() > 1) {
         let list: Vec<String> = of.iter().map(|&i| format!("{} {i}", noun(keys, i))).collect();
-        problems.push(format!("{k} may be {} by its name or its position: name all files after their values", list.join(" or ")));
+        problems.push(format!(
+            "{k} may be {} by its name or its position: name all files after their values",
+            list.join(" or ")
+        ));
     }
     chosen
 }
@@ -131,8 +134,28 @@ mod tests {
         let long = "x".repeat(300);
         let other = format!("{long}y");
         let names = [
-            "a/b", "a_b", "a%2Fb", "..", ".", "../x", "/x", "", "%", "output_1", "%6Futput_1", "output_01", "a\\b", "a\u{0}b",
-            "über", "x:0", "a b", "-x", &long, &other, "é", "e\u{301}",
+            "a/b",
+            "a_b",
+            "a%2Fb",
+            "..",
+            ".",
+            "../x",
+            "/x",
+            "",
+            "%",
+            "output_1",
+            "%6Futput_1",
+            "output_01",
+            "a\\b",
+            "a\u{0}b",
+            "über",
+            "x:0",
+            "a b",
+            "-x",
+            &long,
+            &other,
+            "é",
+            "e\u{301}",
         ];
         let stems: BTreeSet<String> = names.iter().map(|n| stem(n, "output", 0)).collect();
         assert_eq!(stems.len(), names.len(), "{stems:?}");

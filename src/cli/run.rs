@@ -167,7 +167,11 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let compiled = compile(&model, &CompileConfig::standard(Mapping { tp: 1, pp: 1 }, o.rules.load()?)?)?;
     let plan = &compiled.plan;
     // Only `--verify` executes the reference program.
-    let whole = if o.verify { ModelWeights::reference(plan, &model.weights)? } else { ModelWeights::of(vec![], plan, &model.weights)? };
+    let whole = if o.verify {
+        ModelWeights::reference(plan, &model.weights)?
+    } else {
+        ModelWeights::of(vec![], plan, &model.weights)?
+    };
     execute(o, plan, &ModelWeights::new(plan, &model.weights)?, &whole, &model.notes)
 }
 
@@ -224,7 +228,8 @@ fn execute(
     let order = |o: &Output| plan.outputs.iter().position(|p| p.name == o.name);
     let mut outputs: Vec<Output> = tensors.chain(others).collect();
     outputs.sort_by_key(order);
-    let report = Report { schema: 1, ranks: plan.mapping.world(), notes, backend: "cpu", outputs, expect, verify, time_ms };
+    let report =
+        Report { schema: 1, ranks: plan.mapping.world(), notes, backend: "cpu", outputs, expect, verify, time_ms };
     let text = summary(&report);
     deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];

@@ -40,14 +40,18 @@ fn wanted(text: &str) -> Result<Wanted, String> {
         return Ok(Wanted::Part(n));
     }
     let name = StageName::from_str(text, false).map(Wanted::After);
-    name.map_err(|_| "stages of compilation are import, raise and extract; a number is a pipeline stage of a plan".to_owned())
+    name.map_err(|_| {
+        "stages of compilation are import, raise and extract; a number is a pipeline stage of a plan".to_owned()
+    })
 }
 
 impl Options {
     /// Refuses options that would change nothing.
     fn refuse_compilation(&self, what: &str) -> Result<(), Failure> {
         if self.mesh.is_given() || self.rules.is_given() {
-            return Err(format!("--tp, --pp, --rules and --no-rule are for an ONNX file: {what} is printed as it is").into());
+            return Err(
+                format!("--tp, --pp, --rules and --no-rule are for an ONNX file: {what} is printed as it is").into()
+            );
         }
         Ok(())
     }
@@ -106,8 +110,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         }
         Err(e) => return Err(e.into()),
     };
-    let graph =
-        graphs::at_stage(imported, stage, || Ok(CompileConfig::standard(o.mesh.mapping(), o.rules.load()?)?))?;
+    let graph = graphs::at_stage(imported, stage, || Ok(CompileConfig::standard(o.mesh.mapping(), o.rules.load()?)?))?;
     print(&ir::print(&graph))?;
     Ok(Outcome::Done)
 }

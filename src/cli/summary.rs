@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{counted, plural};
 use super::report::Report;
+use super::{counted, plural};
 use crate::explain::WhyNot;
 use crate::pipeline::Compiled;
 

@@ -6,7 +6,8 @@ pub(super) struct Foreign {
     pub(super) help: &'static str,
 }
 
-const EXPORT: &str = "it holds weights or code and no ONNX graph; export the model, with `torch.onnx.export` or optimum for example";
+const EXPORT: &str =
+    "it holds weights or code and no ONNX graph; export the model, with `torch.onnx.export` or optimum for example";
 
 /// Forms of files by their first bytes.
 const BEGINNINGS: &[(&[u8], &str, &str)] = &[

@@ -27,11 +27,11 @@ use sinter_runtime::standard::Kind;
 use self::context::{Context, Val};
 pub use self::error::ImportError;
 use self::functions::{Functions, Names};
-use self::kinds::STRING;
+pub(crate) use self::kinds::STRING;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
-pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
+pub(crate) use self::weights::{data_type, packed_bits};
 use crate::ir::{DType, Dim, Graph, Op, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
@@ -113,7 +113,8 @@ pub fn open(path: &Path) -> Result<Model, ImportError> {
 
 /// Says that a folder is no model, and which models are in it.
 pub fn folder(path: &Path) -> ImportError {
-    let entries = std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    let entries =
+        std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
     let mut models: Vec<String> = entries
         .iter()
         .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
@@ -122,7 +123,8 @@ pub fn folder(path: &Path) -> ImportError {
     models.sort();
     let help = match &models[..] {
         _ if path.join(sinter_runtime::plan::PLAN_FILE).is_file() => {
-            "it holds a plan, which `run`, `show`, `explain` and `diff` read; name the .onnx file that it was made from".to_owned()
+            "it holds a plan, which `run`, `show`, `explain` and `diff` read; name the .onnx file that it was made from"
+                .to_owned()
         }
         [] => "name a model file; none in the folder ends with .onnx".to_owned(),
         [one] => format!("name the model in it: {}", path.join(one).display()),
@@ -312,20 +314,23 @@ impl Model {
         if graph.output.is_empty() {
             return Err(ImportError::Structure("the graph has no output".into()));
         }
-        let mut kinds = BTreeMap::new();
+        let mut opaque = BTreeMap::new();
         let inputs = graph.input.iter().filter(|i| !cx.is_initializer(i.name())).map(|i| i.name().to_owned());
         for name in inputs.chain(graph.output.iter().map(|o| o.name().to_owned())).collect::<Vec<_>>() {
             if let Ok(id) = cx.node_of(&name)
                 && cx.ty(id).dtype == DType::Opaque
             {
-                kinds.insert(name, cx.kind(id).to_string());
+                // What execution alone shows is what the model says.
+                let declared = || graph.output.iter().find(|o| o.name() == name).and_then(kinds::declared);
+                let kind = Some(cx.kind(id)).filter(|k| *k != Kind::Unknown).or_else(declared).unwrap_or_default();
+                opaque.insert(name, kind.to_string());
             }
         }
         let (ranks, defaults) = (cx.ranks, cx.defaults());
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
         let n_nodes = order.len();
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds, defaults, notes }))
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds: opaque, defaults, notes }))
     }
 }
 
@@ -494,5 +499,8 @@ fn contradiction(v: &ValueInfoProto, inferred: &TensorType) -> Option<String> {
     };
     let shape = t.shape.as_ref().map_or("?".to_owned(), |s| s.dim.iter().map(extent).collect::<Vec<_>>().join(", "));
     let dtype = dtype.map_or_else(|| weights::dtype_name(t.elem_type()), |d| d.to_string());
-    Some(format!("output `{}` is declared as {dtype}[{shape}], but the graph computes {inferred}, which holds", v.name()))
+    Some(format!(
+        "output `{}` is declared as {dtype}[{shape}], but the graph computes {inferred}, which holds",
+        v.name()
+    ))
 }

@@ -55,7 +55,9 @@ pub enum PartitionError {
 /// Why so many layers are too few, and what to do.
 fn too_few(layers: usize) -> String {
     match layers {
-        0 => "no layers are found in the model, so that it cannot be divided into stages\n  help: use --pp 1".to_owned(),
+        0 => {
+            "no layers are found in the model, so that it cannot be divided into stages\n  help: use --pp 1".to_owned()
+        }
         1 => "the model has 1 layer, and each stage needs at least one\n  help: use --pp 1".to_owned(),
         n => format!("the model has {n} layers, and each stage needs at least one\n  help: use --pp {n} or less"),
     }

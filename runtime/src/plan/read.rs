@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use super::verify::{VerifyError, verify};
 use super::{
-    DEFAULTS_FILE, DIGEST_FILE, InputDecl, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData, WeightEntry,
+    DEFAULTS_FILE, DIGEST_FILE, InputDecl, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData,
+    WeightEntry,
 };
 use crate::dim::Dim;
 use crate::dtype::DType;

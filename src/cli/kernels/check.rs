@@ -182,9 +182,12 @@ fn text(r: &Report) -> String {
         );
     }
     let passed = r.cases.iter().filter(|c| c.pass).count();
-    let _ = writeln!(t, "{passed} of {} agree, {}",
+    let _ = writeln!(
+        t,
+        "{passed} of {} agree, {}",
         counted(r.cases.len(), "case"),
-        counted(r.benchmarks.len(), "measurement"));
+        counted(r.benchmarks.len(), "measurement")
+    );
     t
 }
 

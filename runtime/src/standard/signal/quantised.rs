@@ -101,7 +101,14 @@ struct Direction<'a> {
 
 impl Network<'_> {
     /// Runs one direction; calls `write(t, sample, h)` for each step. Changes the states to the last ones.
-    fn run(&self, x: &[f32], d: &Direction<'_>, h: &mut [f64], c: &mut [f64], mut write: impl FnMut(usize, usize, &[f64])) {
+    fn run(
+        &self,
+        x: &[f32],
+        d: &Direction<'_>,
+        h: &mut [f64],
+        c: &mut [f64],
+        mut write: impl FnMut(usize, usize, &[f64]),
+    ) {
         let n = self.hidden;
         let steps = self.lengths.iter().copied().max().unwrap_or(0);
         let from_input = d.w.times(&x[..steps * self.batch * self.input], self.input);
@@ -124,8 +131,7 @@ impl Network<'_> {
                 for j in 0..n {
                     let at = b * n + j;
                     let input = act(0, sum(0, j) + peep(0, j) * c[at]);
-                    let forget =
-                        if self.input_forget { 1.0 - input } else { act(0, sum(2, j) + peep(2, j) * c[at]) };
+                    let forget = if self.input_forget { 1.0 - input } else { act(0, sum(2, j) + peep(2, j) * c[at]) };
                     c[at] = forget * c[at] + input * act(1, sum(3, j));
                     h[at] = act(0, sum(1, j) + peep(1, j) * c[at]) * d.act[2].of(c[at]);
                 }
@@ -207,7 +213,8 @@ pub(super) fn lstm_type(c: &Call, x: &[Option<Operand<'_>>]) -> Result<Vec<Parti
     for i in 8..12 {
         required(x, i)?;
     }
-    let ([seq, batch, input], [dirs, depth, wide], [_, hidden, _]) = (&v.ty.shape[..], &w.ty.shape[..], &r.ty.shape[..])
+    let ([seq, batch, input], [dirs, depth, wide], [_, hidden, _]) =
+        (&v.ty.shape[..], &w.ty.shape[..], &r.ty.shape[..])
     else {
         return Err(StandardError::new(format!("{}, {} and {} are not of rank 3", v.ty, w.ty, r.ty)));
     };
