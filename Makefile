@@ -4,9 +4,11 @@ CARGO ?= cargo
 PLAN ?= target/demo-plan
 # A folder of exported models, where there is one.
 TESTBED ?= $(wildcard ../shared/testbed)
+# Python with numpy, onnx and onnxruntime, for what compares with ONNX Runtime.
+VENV := target/venv
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
+.PHONY: all setup demo test bless nits bench emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack
 
 all: test nits
 
@@ -78,9 +80,31 @@ $(NVRTC)/done:
 gpu-check:
 	CARGO=$(CARGO) benches/gpu/check.sh
 
+# Makes .gpu/, with which benches/gpu/short.sh runs on a machine with a GPU that has neither Rust nor a network.
+gpu-pack: setup $(NVRTC)/done
+	CARGO=$(CARGO) benches/gpu/pack.sh
+
 # Random models for a minute: nothing may panic, hang, or take memory without limit.
 fuzz: setup
 	SINTER_FUZZ_SECONDS=60 $(CARGO) test --locked --test it fuzz_models
+
+# Random models against ONNX Runtime for a minute: changed and generated ones, in every way that sinter offers. SEED chooses
+# others, FUZZ_SECONDS another time; `tests/ort/fuzz.py --help` tells how to run one case of a seed again.
+SEED ?= 1
+FUZZ_SECONDS ?= 60
+fuzz-ort: setup $(VENV)/done
+	$(CARGO) build --quiet --locked
+	$(VENV)/bin/python tests/ort/fuzz.py --sinter target/debug/sinter --seconds $(FUZZ_SECONDS) --seed $(SEED) --jobs 2 \
+	  --out target/fuzz-ort fixtures $(wildcard $(ONNX)/onnx/backend/test/data/node) $(CASES)
+
+# Runs the bundled small models and, where there are any, those beside the repository in every way that sinter offers, and compares
+# with the expected outputs; writes docs/cases.md.
+CASES ?= $(wildcard ../shared/cases ../shared/models)
+ATTACKS ?= $(wildcard ../shared/attacks)
+cases: setup $(VENV)/done
+	$(CARGO) build --quiet --locked
+	$(VENV)/bin/python tests/ort/check_cases.py --sinter target/debug/sinter --report docs/cases.md \
+	  fixtures/finds fixtures/contrib $(CASES) $(TESTBED) $(if $(ATTACKS),--attacks $(ATTACKS))
 
 bench: setup
 	$(CARGO) bench --locked --bench compile
@@ -88,16 +112,18 @@ bench: setup
 # Runs emitted ONNX files in ONNX Runtime, compares outputs and times, and writes docs/emit.md. Needs Python 3 with venv,
 # and the network for numpy, onnx and onnxruntime. TESTBED is a folder of exported models; without it the bundled ones
 # are checked.
-VENV := target/venv
-emit-check: setup
+emit-check: setup $(VENV)/done
 	$(CARGO) build --quiet --locked
-	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
 	for m in "prefill-1024 --seq 128" "decode-1024 --seq 1 --past 512 --batch 4" \
 	  "prefill-512 --hidden 512 --heads 8 --kv-heads 8 --ffn 1408 --vocab 4096 --layers 4 --seq 256"; do \
 	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
 	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
+
+$(VENV)/done:
+	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
+	touch $@
 
 clean:
 	$(CARGO) clean

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use prost::Message as _;
+use sinter_runtime::dtype::bf16_from_f64;
 use sinter_runtime::io::{Npz, read_npy_file, stored_as, write_npy};
 use sinter_runtime::plan::{InputDecl, OutputDecl};
 use sinter_runtime::standard::{Data, Kind, Strings};
@@ -95,7 +96,7 @@ pub(super) fn read(path: &Path, side: Side<'_>) -> Result<Values, Failure> {
     for d in declared {
         let Some(t) = out.tensors.get_mut(&d.name) else { continue };
         if (d.dtype, t.dtype) == (DType::BF16, DType::F32) {
-            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect();
+            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| bf16_from_f64(*v).to_le_bytes()).collect();
             *t = Tensor::from_bytes(d.dtype, &t.shape, &bytes)?;
         } else if d.dtype != t.dtype && d.dtype != DType::Opaque && stored_as(d.dtype) == t.dtype {
             // NumPy has no such element type: the array holds its codes.

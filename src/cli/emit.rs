@@ -93,7 +93,7 @@ fn data(file: &File<'_>, temp: &mut NamedTempFile) -> std::io::Result<()> {
     let mut w = BufWriter::with_capacity(1 << 20, temp.as_file_mut());
     for blob in &file.data {
         w.seek(SeekFrom::Start(blob.offset))?;
-        blob.weight.write(&mut w)?;
+        blob.write(&mut w)?;
     }
     w.flush()
 }

@@ -142,17 +142,13 @@ fn fits_contrib(p: &Place, x: &[Val]) -> bool {
         && matches!(x[0].ty.rank(), 2 | 3)
 }
 
-pub(super) fn rms_norm(b: &mut Builder, p: &Place, x: &[Val], eps: f64) -> Result<String> {
+pub(super) fn rms_norm(b: &mut Builder, x: &[Val], eps: f64) -> Result<String> {
     let dtype = x[0].ty.dtype;
     let same = x.iter().all(|v| v.ty.dtype == dtype);
-    if p.dialect == Dialect::Ort && same && matches!(dtype, DType::F32 | DType::F64 | DType::F16) {
-        // ONNX Runtime has this operator in the default domain.
-        let attributes = vec![int("axis", -1), float("epsilon", eps as f32), int("stash_type", 1)];
-        return Ok(b.op("SimplifiedLayerNormalization", &[&x[0].name, &x[1].name], attributes));
-    }
     if b.is_native() && same && dtype != DType::F64 {
         return rms_body(b, &x[0].name, dtype, &x[1], eps);
     }
+    // ONNX Runtime makes its own operator of the function's body, which the schemas of ONNX do not have.
     let doc = "x / sqrt(mean(x^2) + epsilon) * weight over the last axis.";
     function(b, "RmsNorm", doc, &[("x", &x[0]), ("weight", &x[1])], |b, x| rms_body(b, &x[0].name, dtype, &x[1], eps))
 }

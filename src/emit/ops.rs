@@ -1,7 +1,7 @@
 //! One operator of a plan as ONNX nodes.
 
 use super::builder::{Builder, CONTRIB, Val, int};
-use super::{Dialect, EmitError, Result, nn, quant, special};
+use super::{Dialect, EmitError, Result, nn, quant, special, standard};
 use crate::ir::norm::Quant;
 use crate::ir::{Body, DType, Dim, Literal, Op, Safe, TensorType};
 
@@ -75,7 +75,7 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::Gelu { tanh } => one(nn::gelu(b, names[0], *tanh)),
         Op::SiluMul {} => one(nn::silu_mul(b, p, x)?),
         Op::GeluMul { tanh } => one(nn::gelu_mul(b, p, x, *tanh)?),
-        Op::RmsNorm { eps } => one(nn::rms_norm(b, p, x, eps.0)?),
+        Op::RmsNorm { eps } => one(nn::rms_norm(b, x, eps.0)?),
         Op::LayerNorm { eps } => one(nn::layer_norm(b, x, eps.0)?),
         Op::AddRmsNorm { eps } => nn::add_rms_norm(b, p, x, eps.0, wanted),
         Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0),
@@ -88,7 +88,7 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
             nn::add_layer_norm(b, p, &summed, eps.0)
         }
         Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
-        Op::Standard { call } => special::standard(b, call, x),
+        Op::Standard { call } => standard::standard(b, call, x),
         Op::Largest { k } => special::largest(b, &x[0], *k),
         Op::ExpertMatmul { bits } => one(special::expert_matmul(b, x, *bits)?),
         Op::Dequantize { bits } => one(special::dequantize(b, x, *bits)?),

@@ -27,11 +27,11 @@ use sinter_runtime::standard::Kind;
 use self::context::{Context, Val};
 pub use self::error::ImportError;
 use self::functions::{Functions, Names};
-use self::kinds::STRING;
+pub(crate) use self::kinds::STRING;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
-pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
+pub(crate) use self::weights::{data_type, packed_bits};
 use crate::ir::{DType, Dim, Graph, Op, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
@@ -314,20 +314,23 @@ impl Model {
         if graph.output.is_empty() {
             return Err(ImportError::Structure("the graph has no output".into()));
         }
-        let mut kinds = BTreeMap::new();
+        let mut opaque = BTreeMap::new();
         let inputs = graph.input.iter().filter(|i| !cx.is_initializer(i.name())).map(|i| i.name().to_owned());
         for name in inputs.chain(graph.output.iter().map(|o| o.name().to_owned())).collect::<Vec<_>>() {
             if let Ok(id) = cx.node_of(&name)
                 && cx.ty(id).dtype == DType::Opaque
             {
-                kinds.insert(name, cx.kind(id).to_string());
+                // What execution alone shows is what the model says.
+                let declared = || graph.output.iter().find(|o| o.name() == name).and_then(kinds::declared);
+                let kind = Some(cx.kind(id)).filter(|k| *k != Kind::Unknown).or_else(declared).unwrap_or_default();
+                opaque.insert(name, kind.to_string());
             }
         }
         let (ranks, defaults) = (cx.ranks, cx.defaults());
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
         let n_nodes = order.len();
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds, defaults, notes }))
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds: opaque, defaults, notes }))
     }
 }
 

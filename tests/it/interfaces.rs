@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::{cli, fixtures};
 
 /// Cases whose plans cannot be written as ONNX files, and why.
-const NOT_EMITTED: &[(&str, &str)] = &[
-    ("squeeze-one", "Squeeze on values that are no tensors of numbers"),
-    ("squeeze-two", "Squeeze on values that are no tensors of numbers"),
-];
+const NOT_EMITTED: &[(&str, &str)] = &[];
 
 fn cases() -> Vec<PathBuf> {
     let dir = fixtures::root().join("fixtures/interfaces");
