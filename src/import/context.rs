@@ -236,7 +236,7 @@ impl<'a> Context<'a> {
                 Some(Val::Sym(s)) => Some(s.dtype),
                 None => None,
             };
-            let own = |d: DType| d.is_core() || moves || quantised && d.is_quantised();
+            let own = |d: DType| d.is_core() || moves || quantised && d.is_quantised() || ops::takes_codes(node, d);
             if dtype.is_some_and(|d| d == DType::Opaque || !own(d)) {
                 return Ok(true);
             }

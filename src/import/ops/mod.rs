@@ -70,6 +70,12 @@ pub(super) fn takes_quantised(n: &NodeProto) -> bool {
     moves(n) || quant::takes(n)
 }
 
+/// Whether a node may have an operand of four-bit codes, which it takes apart.
+pub(super) fn takes_codes(n: &NodeProto, dtype: crate::ir::DType) -> bool {
+    use crate::ir::DType;
+    n.domain() == "com.microsoft" && n.op_type() == "GatherBlockQuantized" && matches!(dtype, DType::I4 | DType::U4)
+}
+
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     if n.domain() == "com.microsoft" && contrib::supported(n.op_type()) {
