@@ -153,6 +153,8 @@ pub fn compile_with(
     let mut plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
     plan.inputs.iter_mut().for_each(|i| i.kind = model.kinds.get(&i.name).cloned());
     plan.outputs.iter_mut().for_each(|o| o.kind = model.kinds.get(&o.name).cloned());
+    plan.inputs.iter_mut().for_each(|i| i.declared = model.declared.get(&i.name).cloned());
+    plan.assumptions.clone_from(&model.assumptions);
     plan.random = model.weights.random().cloned().collect();
     let extract =
         ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };

@@ -49,6 +49,7 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         let seed = c.plan.random.first().map_or(0, |w| w.seed);
         let _ = writeln!(t, "data of {n} of {} weights is absent and made up, seed {seed}", r.model.weights);
     }
+    assumptions(&mut t, r);
     let _ = writeln!(t, "tp {} x pp {} = {} rank{}", m.tp, m.pp, m.world, if m.world == 1 { "" } else { "s" });
     let _ = writeln!(
         t,
@@ -106,6 +107,23 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         let _ = writeln!(t, "plan written to {}", dir.display());
     }
     t
+}
+
+/// At most this many relations between extents are listed.
+const MAX_ASSUMED: usize = 8;
+
+/// What the program takes for granted about extents.
+fn assumptions(t: &mut String, r: &Report) {
+    if r.assumptions.is_empty() {
+        return;
+    }
+    let _ = writeln!(t, "extents taken for granted, checked before a run");
+    for a in r.assumptions.iter().take(MAX_ASSUMED) {
+        let _ = writeln!(t, "  {}: {}", a.relation, a.why);
+    }
+    if let more @ 1.. = r.assumptions.len().saturating_sub(MAX_ASSUMED) {
+        let _ = writeln!(t, "  and {more} more, in the report");
+    }
 }
 
 /// What stands apart, with the reasons. Sites that differ in names alone are told together.

@@ -207,7 +207,10 @@ impl<'p> Rank<'p> {
                 _ => (decl.ty.clone(), None),
             };
             self.see(&decl.name, &ty, &mut needed);
-            self.inputs.push(info(&decl.name, &ty)?);
+            // What the model declares is not narrowed.
+            let declared = if part.is_none() { decl.declared_type() } else { ty };
+            self.see(&decl.name, &declared, &mut needed);
+            self.inputs.push(info(&decl.name, &declared)?);
             if let Some(p) = part {
                 self.note_part("input", &decl.name, p);
             }
@@ -509,7 +512,7 @@ fn info(name: &str, ty: &TensorType) -> Result<ValueInfoProto> {
     let dim = |d: &Dim| Dimension {
         value: Some(match d.as_const() {
             Some(n) => dimension::Value::DimValue(n),
-            None => dimension::Value::DimParam(d.to_string()),
+            None => dimension::Value::DimParam(d.as_sym().map_or_else(|| d.to_string(), str::to_owned)),
         }),
         ..Dimension::default()
     };

@@ -35,7 +35,9 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     let inputs: Vec<InputDecl> = graph
         .nodes()
         .filter_map(|(_, n)| match &n.op {
-            Op::Input { name, .. } => Some(InputDecl { name: name.clone(), ty: n.ty().clone(), kind: None }),
+            Op::Input { name, .. } => {
+                Some(InputDecl { name: name.clone(), ty: n.ty().clone(), declared: None, kind: None })
+            }
             _ => None,
         })
         .collect();
@@ -72,6 +74,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
         stages,
         certificate,
         reference: Some(Box::new(reference)),
+        assumptions: vec![],
         random: vec![],
         files: vec![],
     };

@@ -36,6 +36,9 @@ pub enum WriteError {
     /// The name of a file would lie outside the folder, or is taken.
     #[error("`{0}` cannot be the name of a file of the plan")]
     Name(String),
+    /// The plan does not read back: a defect of whoever made it.
+    #[error("the plan does not read back: {0}")]
+    Unreadable(String),
     /// The plan cannot be written as JSON.
     #[error("the plan cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -278,6 +281,8 @@ impl PlanWriter {
         plan.files = std::mem::take(&mut self.files);
         let mut json = serde_json::to_string_pretty(&plan)?;
         json.push('\n');
+        // What would be refused when it is read is not written.
+        super::verify(&serde_json::from_str(&json)?).map_err(|e| WriteError::Unreadable(e.to_string()))?;
         self.text(PLAN_FILE, &json)?;
         let digest = self.files.iter().find(|f| f.name == PLAN_FILE).map(|f| f.blake3.clone()).unwrap_or_default();
         self.text(DIGEST_FILE, &format!("{digest}\n"))?;
