@@ -295,7 +295,10 @@ impl<'p> Rank<'p> {
                 _ => (decl.ty.clone(), None),
             };
             self.see(&decl.name, &ty, &mut needed);
-            self.inputs.push(declaration(&decl.name, &ty, decl.kind.as_deref())?);
+            // What the model declares is not narrowed.
+            let shown = if part.is_none() { decl.declared_type() } else { ty };
+            self.see(&decl.name, &shown, &mut needed);
+            self.inputs.push(declaration(&decl.name, &shown, decl.kind.as_deref())?);
             if let Some(kind) = decl.kind.as_deref().and_then(Kind::parse) {
                 self.b.kinds.insert(decl.name.clone(), kind);
             }
@@ -656,7 +659,7 @@ fn info(name: &str, ty: &TensorType) -> Result<ValueInfoProto> {
     let dim = |d: &Dim| Dimension {
         value: Some(match d.as_const() {
             Some(n) => dimension::Value::DimValue(n),
-            None => dimension::Value::DimParam(d.to_string()),
+            None => dimension::Value::DimParam(d.as_sym().map_or_else(|| d.to_string(), str::to_owned)),
         }),
         ..Dimension::default()
     };

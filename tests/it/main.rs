@@ -58,6 +58,8 @@ mod rule_stats;
 mod saturate;
 /// Every spelling of a norm and a residual sum is recognised, with and without communication in the model.
 mod spellings;
+/// Shape arithmetic on symbolic extents, against ONNX Runtime.
+mod symbols;
 /// The text form of graphs.
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.

@@ -82,10 +82,15 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         return contrib::import(cx, n);
     }
     // Shape arithmetic on known integers needs no node, whatever the operator.
-    if matches!(n.domain(), "" | "ai.onnx")
-        && let Some(v) = shape::evaluate(cx, n)?
-    {
-        return Ok(vec![Val::Sym(v)]);
+    if matches!(n.domain(), "" | "ai.onnx") {
+        if let Some(v) = shape::evaluate(cx, n)? {
+            return Ok(vec![Val::Sym(v)]);
+        }
+        if n.op_type() == "Split"
+            && let Some(parts) = shape::split(cx, n)?
+        {
+            return Ok(parts.into_iter().map(Val::Sym).collect());
+        }
     }
     if !supported(n) {
         return Err(OpError::from("it is none of sinter's own operators"));
