@@ -448,8 +448,11 @@ impl<'p> Rank<'p> {
         }
         for ((from, id), name) in self.boundaries.clone() {
             if from == self.s {
-                let ty = &self.stage.value(id).ty;
-                let kind = self.crossing(&name, ty)?;
+                let v = self.operand(id)?;
+                let kind = self.crossing(&v.name, &v.ty)?;
+                if let Some(kind) = kind.as_deref().and_then(Kind::parse) {
+                    self.b.kinds.insert(name.clone(), kind);
+                }
                 self.deliver(id, &name, kind.as_deref(), &mut declared)?;
             }
         }

@@ -23,6 +23,8 @@ mod determinism;
 mod diff;
 /// Plans as ONNX files, read back and run.
 mod emit;
+/// Older opsets, bodies and packed weights in emitted files.
+mod emit_versions;
 /// How steps came about, and why operators stand apart.
 mod explain;
 /// Bundled and optional models, and how to compile and run them.
