@@ -25,6 +25,8 @@ mod diff;
 mod emit;
 /// How steps came about, and why operators stand apart.
 mod explain;
+/// What random models found.
+mod finds;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
 /// Random bytes and text never cause a panic.
