@@ -8,7 +8,7 @@ TESTBED ?= $(wildcard ../shared/testbed)
 VENV := target/venv
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check
+.PHONY: all setup demo test bless nits bench emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack
 
 all: test nits
 
@@ -79,6 +79,10 @@ $(NVRTC)/done:
 # PyTorch where it is installed. Writes benches/results/.
 gpu-check:
 	CARGO=$(CARGO) benches/gpu/check.sh
+
+# Makes .gpu/, with which benches/gpu/short.sh runs on a machine with a GPU that has neither Rust nor a network.
+gpu-pack: setup $(NVRTC)/done
+	CARGO=$(CARGO) benches/gpu/pack.sh
 
 # Random models for a minute: nothing may panic, hang, or take memory without limit.
 fuzz: setup

@@ -275,16 +275,20 @@ __device__ __forceinline__ float from_e4m3(u8 code) {
   return __uint_as_float(sign | ((magnitude << 20) + (120u << 23)));
 }
 
-// e2m1 in the low four bits: the nearest code, ties to even; beyond +-6 the largest, NaN to 8.
-__device__ __forceinline__ u32 to_e2m1(float v) {
+// e2m1 in the low four bits: the nearest code, ties to even; beyond +-6 the largest. v is not NaN.
+__device__ __forceinline__ u32 to_e2m1_number(float v) {
   float a = fminf(fabsf(v), E2M1_MAX);
-  u32 exponent = __float_as_uint(fmaxf(a, 1.0f)) & 0x7f800000u;
-  // Adding 2^22 times that power of two leaves a, in halves of the power and rounded, in the lowest bits of the sum.
-  u32 magic = exponent + (22u << 23);
-  u32 steps = __float_as_uint(a + __uint_as_float(magic)) - magic;
-  u32 code = steps + (exponent >> 22) - 254u;
-  return v == v ? code | (__float_as_uint(v) >> 28 & 8u) : 8u;
+  // 1, 2 or 4: codes are multiples of half of it.
+  u32 power = __float_as_uint(fmaxf(a, 1.0f)) & 0x7f800000u;
+  // Adding 2^22 times the power leaves a, in such multiples and rounded, in the lowest bits of the sum; two more for each doubling make
+  // the code of it, and rounding to even is kept.
+  u32 magic = power + (power >> 22) + ((22u << 23) - 254u);
+  u32 code = __float_as_uint(a + __uint_as_float(magic));
+  return (code & 7u) | (__float_as_uint(v) >> 28 & ~7u);
 }
+
+// As to_e2m1_number; NaN to 8.
+__device__ __forceinline__ u32 to_e2m1(float v) { return v == v ? to_e2m1_number(v) : 8u; }
 
 // Position of the scale of block column b in row r among the swizzled scales: tiles of 128 rows by 4 block columns, of
 // which `tiles` lie beside each other; within a tile, row r % 32 has its four quarters of 32 rows side by side.

@@ -2,8 +2,8 @@
 //
 // Data is its own flag (Lamport): a word of a buffer holds EMPTY until a peer writes it, and no word that is written is EMPTY,
 // for negative zero in the upper half and zero in the lower one, or the negative zero of f32, become zero. Each rank has
-// three buffers. Call n uses buffer n % 3 and empties buffer (n + 2) % 3, which call n - 1 has used and call n + 2 will use. A rank begins call
-// n + 2 after it has had data of call n + 1 of all its peers, and these were sent after the peers' call n, so that the buffer is empty by then.
+// three buffers, of which calls take turns: a call of phase p uses buffer p and empties buffer (p + 2) % 3, which call n - 1 has used and call
+// n + 2 will use. The phase is kept beside the number of the call, for 2^32 is not divisible by 3. A rank begins call n + 2 after it has had data of call n + 1 of all its peers, and these were sent after the peers' call n, so that the buffer is empty by then.
 // The number of the call is in device memory: a launch that is recorded in a graph may be replayed.
 #pragma once
 #include "common.cuh"
@@ -13,8 +13,10 @@ constexpr int MAX_RANKS = 8;
 
 // Of one rank, in its own memory.
 struct ExchangeState {
-  // Number of calls that are done.
+  // Number of calls that are done; wraps.
   u32 serial;
+  // The buffer of the present call: 0, 1 or 2.
+  u32 phase;
   // Blocks of the present call that are done.
   u32 blocks_done;
   // Packs that the last use of each buffer has written at most.
@@ -82,16 +84,17 @@ __device__ __forceinline__ bool arrived(const Pack& v) {
 // One call, as one thread sees it.
 struct Call {
   const Exchange& e;
-  u32 serial;
+  u32 serial, phase;
   // Nothing has been waited for in vain.
   bool sound = true;
 
   __device__ __forceinline__ explicit Call(const Exchange& exchange) : e(exchange) {
     serial = *static_cast<volatile u32*>(&e.state->serial);
+    phase = *static_cast<volatile u32*>(&e.state->phase);
   }
 
   // Pack i of the present buffer of a rank.
-  __device__ __forceinline__ Pack* slot(u32 rank, i64 i) const { return e.buffers[rank] + i64(serial % 3) * e.capacity + i; }
+  __device__ __forceinline__ Pack* slot(u32 rank, i64 i) const { return e.buffers[rank] + i64(phase) * e.capacity + i; }
 
   __device__ __forceinline__ void send(u32 to, i64 i, const Pack& v) const { store_shared(slot(to, i), v); }
 
@@ -104,11 +107,18 @@ struct Call {
     for (u32 spins = 1;; spins++) {
 #pragma unroll
       for (int k = 0; k < N; k++) out[k] = load_shared(p + k * stride);
-      u32 missing = 0;
+      // Not a mask of missing packs compared with zero: for two ranks NVRTC 13.0 makes machine code that ends the loop where both are missing, not
+      // where neither is.
+      bool all = true;
 #pragma unroll
-      for (int k = 0; k < N; k++) missing |= arrived(out[k]) ? 0u : 1u << k;
-      if (missing == 0 || !sound) return;
-      if (spins % 256 == 0) sound = hopeful(started, first + __ffs(int(missing)) - 1);
+      for (int k = 0; k < N; k++) all = all && arrived(out[k]);
+      if (all || !sound) return;
+      if (spins % 256 == 0) {
+        u32 peer = first;
+#pragma unroll
+        for (int k = N - 1; k >= 0; k--) peer = arrived(out[k]) ? peer : first + k;
+        sound = hopeful(started, peer);
+      }
 #ifdef SINTER_EMULATED
       __nanosleep(20);
 #endif
@@ -131,7 +141,7 @@ struct Call {
   // Ends the call for the block: empties the buffer of the call before, and the last block counts the call. `used` is the number of
   // packs of a buffer that this call may have written, on any rank.
   __device__ __forceinline__ void finish(i64 used) {
-    u32 before = (serial + 2) % 3;
+    u32 before = phase == 0 ? 2 : phase - 1;
     i64 n = *static_cast<volatile u32*>(&e.state->used[before]);
     Pack* p = e.buffers[e.rank] + i64(before) * e.capacity;
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
@@ -143,7 +153,8 @@ struct Call {
       if (atomicAdd(&e.state->blocks_done, 1u) == gridDim.x - 1) {
         e.state->blocks_done = 0;
         e.state->used[before] = 0;
-        e.state->used[serial % 3] = u32(used);
+        e.state->used[phase] = u32(used);
+        e.state->phase = phase == 2 ? 0 : phase + 1;
         __threadfence();
         e.state->serial = serial + 1;
       }

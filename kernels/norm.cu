@@ -263,8 +263,9 @@ __device__ __forceinline__ void norm_loop(const NormArguments& a) {
       }
     }
     if constexpr (Q == NVFP4) {
-      BlockScale b(largest_magnitude(v), scale);
-      u64 code = to_fp4<E>(v, b.factor);
+      float largest = largest_magnitude(v);
+      BlockScale b(largest, scale);
+      u64 code = to_fp4<E>(v, b.factor, largest);
       u8* q = static_cast<u8*>(p.q) + at / 2;
       if constexpr (PACKED) {
         *reinterpret_cast<u64*>(q) = code;

@@ -208,7 +208,7 @@ __device__ __forceinline__ void finish_nvfp4(const NormParameters& p, const Pack
     largest = Magnitude::join(largest, __shfl_xor_sync(ALL_LANES, largest, distance));
   }
   BlockScale b(largest, scale);
-  u64 code = to_fp4<E>(v, b.factor);
+  u64 code = to_fp4<E>(v, b.factor, largest);
   if (!inside) return;
   u8* q = static_cast<u8*>(p.q) + (row * p.columns + at * E) / 2;
   if constexpr (E == 8) *reinterpret_cast<u32*>(q) = u32(code);

@@ -102,17 +102,26 @@ struct BlockScale {
   }
 };
 
-// E codes of e2m1, the first in the lowest bits.
+// E codes of e2m1, the first in the lowest bits. `largest` is the largest magnitude of v.
 template <int E>
-__device__ __forceinline__ u64 to_fp4(const float (&v)[E], float factor) {
+__device__ __forceinline__ u64 to_fp4(const float (&v)[E], float factor, float largest) {
   static_assert(E <= 16, "codes of a word of 64 bits");
+  constexpr int PER_WORD = E < 8 ? E : 8;
   u64 out = 0;
+  const float infinity = __uint_as_float(0x7f800000u);
+  if (fabsf(largest * factor) < infinity && fabsf(factor) < infinity) {
+    // No product is NaN. A code enters a word at the top, whose lower bits move down.
 #pragma unroll
-  for (int i = 0; i < E; i += 4) {
-    u32 part = to_e2m1(v[i] * factor) | to_e2m1(v[i + 1] * factor) << 4 | to_e2m1(v[i + 2] * factor) << 8 |
-               to_e2m1(v[i + 3] * factor) << 12;
-    out |= u64(part) << 4 * i;
+    for (int i = 0; i < E; i += PER_WORD) {
+      u32 word = 0;
+#pragma unroll
+      for (int j = 0; j < PER_WORD; j++) word = word >> 4 | to_e2m1_number(v[i + j] * factor) << 28;
+      out |= u64(word >> 4 * (8 - PER_WORD)) << 4 * i;
+    }
+    return out;
   }
+#pragma unroll
+  for (int i = 0; i < E; i++) out |= u64(to_e2m1(v[i] * factor)) << 4 * i;
   return out;
 }
 

@@ -151,7 +151,10 @@ pub fn compile_with(
     let found = rewrite(&staged, &[Phase::Shard, Phase::Fuse], config, &cost, extractor, &mut log, &mut t)?;
     let graph = checked("extract", found.graph)?;
     let mut plan = t.time("lower", || lower::lower(&graph, &imported, mapping, &cost))?;
-    plan.inputs.iter_mut().for_each(|i| i.kind = model.kinds.get(&i.name).cloned());
+    for i in &mut plan.inputs {
+        i.kind = model.kinds.get(&i.name).cloned();
+        i.default = model.defaults.contains(&i.name);
+    }
     plan.outputs.iter_mut().for_each(|o| o.kind = model.kinds.get(&o.name).cloned());
     plan.random = model.weights.random().cloned().collect();
     let extract =

@@ -71,6 +71,34 @@ impl MeshAxis {
     }
 }
 
+/// Which rows of a soft-max are zeros instead of NaN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Safe {
+    /// None: `false` in text forms.
+    #[default]
+    No,
+    /// Those whose elements are all -infinity, such as rows that a mask hides: `true`. NaN stays NaN.
+    Masked,
+    /// All that would be NaN: `always`.
+    Always,
+}
+
+impl Safe {
+    /// The value used in rules, text forms and plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Safe::No => "false",
+            Safe::Masked => "true",
+            Safe::Always => "always",
+        }
+    }
+
+    /// The inverse of [`Safe::name`].
+    pub fn parse(s: &str) -> Option<Safe> {
+        [Safe::No, Safe::Masked, Safe::Always].into_iter().find(|a| a.name() == s)
+    }
+}
+
 /// The kind of an attribute, as declared in the operator table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttrKind {
@@ -90,6 +118,8 @@ pub enum AttrKind {
     Dims,
     /// Mesh axis.
     Axis,
+    /// Which rows of a soft-max are zeros.
+    Safe,
     /// Text.
     Str,
     /// Small tensor.
@@ -112,6 +142,7 @@ pub enum Attr {
     Dim(Dim),
     Dims(Shape),
     Axis(MeshAxis),
+    Safe(Safe),
     Str(String),
     Lit(Literal),
     Body(Body),
@@ -159,6 +190,7 @@ attr_field! {
     Dim => Dim, Dim::from(0);
     Shape => Dims, vec![];
     MeshAxis => Axis, MeshAxis::Tp;
+    Safe => Safe, Safe::No;
     String => Str, String::new();
     Literal => Lit, Literal::ints(DType::I64, vec![0], &[]);
     Arc<Call> => Call, Arc::default();
@@ -177,6 +209,7 @@ impl Attr {
             Attr::Dim(_) => AttrKind::Dim,
             Attr::Dims(_) => AttrKind::Dims,
             Attr::Axis(_) => AttrKind::Axis,
+            Attr::Safe(_) => AttrKind::Safe,
             Attr::Str(_) => AttrKind::Str,
             Attr::Lit(_) => AttrKind::Lit,
             Attr::Body(_) => AttrKind::Body,
@@ -188,6 +221,7 @@ impl Attr {
     pub fn coerce(self, kind: AttrKind) -> Option<Attr> {
         Some(match (self, kind) {
             (a, k) if a.kind() == k => a,
+            (Attr::Bool(b), AttrKind::Safe) => Attr::Safe(if b { Safe::Masked } else { Safe::No }),
             (Attr::Int(n), AttrKind::Dim) => Attr::Dim(Dim::from(n)),
             (Attr::Int(n), AttrKind::Real) => Attr::Real(Real(n as f64)),
             (Attr::Dim(d), AttrKind::Int) => Attr::Int(d.as_const()?),
@@ -213,6 +247,7 @@ impl Attr {
             AttrKind::Dim => Attr::Dim(Dim::parse(text).ok()?),
             AttrKind::Dims => Attr::Dims(list()?.iter().map(|s| Dim::parse(s).ok()).collect::<Option<_>>()?),
             AttrKind::Axis => Attr::Axis(MeshAxis::parse(text)?),
+            AttrKind::Safe => Attr::Safe(Safe::parse(text)?),
             AttrKind::Str => Attr::Str(serde_json::from_str(text).ok()?),
             AttrKind::Lit => Attr::Lit(Literal::parse(text)?),
             AttrKind::Body => Attr::Body(Body::parse(&serde_json::from_str::<String>(text).ok()?)?),
@@ -226,6 +261,7 @@ impl Attr {
             Attr::Int(n) => Value::from(*n),
             Attr::Ints(v) => Value::from(v.clone()),
             Attr::Bool(b) => Value::from(*b),
+            Attr::Safe(s @ (Safe::No | Safe::Masked)) => Value::from(*s == Safe::Masked),
             Attr::Real(r) if r.0.is_finite() => Value::from(r.0),
             Attr::Str(s) => Value::from(s.clone()),
             Attr::Body(b) => Value::from(b.to_string()),
@@ -240,6 +276,7 @@ impl Attr {
         Some(match (kind, v) {
             (AttrKind::Int, v) => Attr::Int(v.as_i64()?),
             (AttrKind::Ints, Value::Array(a)) => Attr::Ints(a.iter().map(Value::as_i64).collect::<Option<_>>()?),
+            (AttrKind::Safe, Value::Bool(b)) => Attr::Safe(if *b { Safe::Masked } else { Safe::No }),
             (AttrKind::Bool, v) => Attr::Bool(v.as_bool()?),
             (AttrKind::Real, Value::Number(n)) => Attr::Real(Real(n.as_f64()?)),
             (AttrKind::Str, v) => Attr::Str(v.as_str()?.to_owned()),
@@ -263,6 +300,7 @@ impl fmt::Display for Attr {
             Attr::Dim(d) => write!(f, "{d}"),
             Attr::Dims(v) => write!(f, "{v:?}"),
             Attr::Axis(a) => f.write_str(a.name()),
+            Attr::Safe(s) => f.write_str(s.name()),
             Attr::Str(s) => write!(f, "{}", Value::from(s.as_str())),
             Attr::Lit(l) => write!(f, "{l}"),
             Attr::Body(b) => write!(f, "{}", Value::from(b.to_string())),

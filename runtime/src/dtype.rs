@@ -389,13 +389,37 @@ pub fn element_i64(dtype: DType, b: &[u8]) -> i64 {
     }
 }
 
+/// v in f32, rounded to odd: where v lies between two f32, the one with the odd last bit. Rounded once more to a type of at most 22 bits of
+/// precision, that is v correctly rounded (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). The conversions of the
+/// `half` crate from f64 drop the lower 32 bits and decide ties without them.
+fn to_odd(v: f64) -> f32 {
+    let near = v as f32;
+    let back = f64::from(near);
+    if back == v || v.is_nan() {
+        return near;
+    }
+    // Towards zero, then odd.
+    let bits = near.to_bits();
+    f32::from_bits(if back.abs() > v.abs() { bits - 1 } else { bits } | 1)
+}
+
+/// v correctly rounded to f16.
+pub fn f16_from_f64(v: f64) -> f16 {
+    f16::from_f32(to_odd(v))
+}
+
+/// v correctly rounded to bf16.
+pub fn bf16_from_f64(v: f64) -> bf16 {
+    bf16::from_f32(to_odd(v))
+}
+
 /// Appends one element: `float` for floating-point types, rounded; `int` for the others, wrapped.
 pub(crate) fn push_element(dtype: DType, float: f64, int: i64, out: &mut Vec<u8>) {
     match dtype {
         DType::F64 => out.extend(float.to_le_bytes()),
         DType::F32 => out.extend((float as f32).to_le_bytes()),
-        DType::F16 => out.extend(f16::from_f64(float).to_le_bytes()),
-        DType::BF16 => out.extend(bf16::from_f64(float).to_le_bytes()),
+        DType::F16 => out.extend(f16_from_f64(float).to_le_bytes()),
+        DType::BF16 => out.extend(bf16_from_f64(float).to_le_bytes()),
         DType::I64 => out.extend(int.to_le_bytes()),
         DType::I32 => out.extend((int as i32).to_le_bytes()),
         DType::I8 => out.extend((int as i8).to_le_bytes()),
@@ -423,5 +447,61 @@ impl<'de> Deserialize<'de> for Literal {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
         Literal::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a literal tensor")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_are_decided_by_all_bits_of_an_f64() {
+        let tiny = 0.5f64.powi(40);
+        // Half-way between two bf16, and a little more and less.
+        let tie = 2.0 + 21.0 / 128.0;
+        assert_eq!(bf16_from_f64(tie).to_f64(), 2.15625);
+        assert_eq!(bf16_from_f64(tie + tiny).to_f64(), 2.171875);
+        assert_eq!(bf16_from_f64(-tie - tiny).to_f64(), -2.171875);
+        assert_eq!(bf16_from_f64(tie - tiny).to_f64(), 2.15625);
+        let tie = 1.0 + 0.5f64.powi(11);
+        assert_eq!(f16_from_f64(tie).to_f64(), 1.0);
+        assert_eq!(f16_from_f64(tie + tiny).to_f64(), 1.0 + 0.5f64.powi(10));
+        assert_eq!(f16_from_f64(-tie - tiny).to_f64(), -1.0 - 0.5f64.powi(10));
+        // 65520 is half-way to what would be the next f16.
+        assert_eq!(f16_from_f64(65_519.999_999).to_f64(), 65504.0);
+        assert_eq!(f16_from_f64(65520.0).to_f64(), f64::INFINITY);
+        assert_eq!(
+            (bf16_from_f64(f64::MAX).to_f64(), f16_from_f64(-f64::MAX).to_f64()),
+            (f64::INFINITY, -f64::INFINITY)
+        );
+        assert!(f16_from_f64(f64::NAN).is_nan() && bf16_from_f64(f64::NAN).is_nan());
+        assert_eq!(bf16_from_f64(-0.0).to_bits(), 0x8000);
+    }
+
+    #[test]
+    fn roundings_to_16_bits_are_to_the_nearest() {
+        let mut state = 7u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let nearest = |v: f64, got: f64, below: f64, above: f64| {
+            let off = (v - got).abs();
+            off <= (v - below).abs() && off <= (v - above).abs()
+        };
+        for _ in 0..200_000 {
+            // Magnitudes from 2^-30 to 2^15, with the lower bits near a tie every other time.
+            let bits = next();
+            let low = if bits & 1 == 0 { next() & 0xf_ffff } else { 1 << 41 | (next() & 3) };
+            let v = f64::from_bits((993 + bits % 45) << 52 | ((next() >> 12) & !0x3ff_ffff_ffff) | low);
+            let (h, b) = (f16_from_f64(v), bf16_from_f64(v));
+            let step = |bits: u16, by: i32| (i32::from(bits) + by).max(0) as u16;
+            let f = |by| f16::from_bits(step(h.to_bits(), by)).to_f64();
+            assert!(nearest(v, f(0), f(-1), f(1)), "{v:e} as f16");
+            let f = |by| bf16::from_bits(step(b.to_bits(), by)).to_f64();
+            assert!(nearest(v, f(0), f(-1), f(1)), "{v:e} as bf16");
+        }
     }
 }

@@ -93,6 +93,11 @@ impl StepError {
 pub trait WeightSource: Sync {
     /// The elements of a weight in row-major order.
     fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError>;
+
+    /// The value of an input that the caller does not give.
+    fn default(&self, _input: &InputDecl) -> Result<Option<Tensor>, RunError> {
+        Ok(None)
+    }
 }
 
 /// Weights held in memory, by rank and key.
@@ -247,6 +252,7 @@ fn execute(
 ) -> Result<RunResult, RunError> {
     let none = BTreeMap::new();
     let data = config.data.unwrap_or(&none);
+    let inputs = &*with_defaults(program.inputs, inputs, weights)?;
     let bindings = bind::bind(program.inputs, inputs, data)?;
     let whole = |d: &InputDecl| {
         let tensor = inputs.get(&d.name).map(Whole::Tensor);
@@ -296,6 +302,21 @@ fn execute(
         return Err(RunError::Plan(format!("nobody took {}", left.join(", "))));
     }
     collect(&job, finished)
+}
+
+/// The caller's inputs, and default values in place of those that are absent.
+fn with_defaults<'a>(
+    decls: &[InputDecl],
+    given: &'a BTreeMap<String, Tensor>,
+    weights: &dyn WeightSource,
+) -> Result<Cow<'a, BTreeMap<String, Tensor>>, RunError> {
+    let mut inputs = Cow::Borrowed(given);
+    for d in decls.iter().filter(|d| d.default && !given.contains_key(&d.name)) {
+        if let Some(value) = weights.default(d)? {
+            inputs.to_mut().insert(d.name.clone(), value);
+        }
+    }
+    Ok(inputs)
 }
 
 /// The extents of a type, checked to be usable; `None` where a symbol has no value yet.

@@ -28,9 +28,6 @@ pub enum IoError {
         "an array of type `{0}`; supported are f8, f4, f2, i8, i4, i2, i1, u8, u4, u2, u1, b1 in little-endian order and bfloat16"
     )]
     DType(String),
-    /// The array is in column-major order.
-    #[error("the array is in Fortran order; write it with `numpy.ascontiguousarray`")]
-    Fortran,
     /// A problem with one array of an archive.
     #[error("{}: array `{name}`: {source}", path.display())]
     Member {
@@ -53,12 +50,13 @@ const MAX_HEADER: usize = 1 << 16;
 /// Reads the contents of a `.npy` file.
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, IoError> {
     let mut rest = bytes;
-    let (dtype, shape) = read_header(&mut rest)?;
-    let n = byte_len(dtype, &shape).ok_or_else(|| format(format!("{dtype}{shape:?} is too large")))?;
+    let header = read_header(&mut rest)?;
+    let Header { dtype, shape, .. } = &header;
+    let n = byte_len(*dtype, shape).ok_or_else(|| format(format!("{dtype}{shape:?} is too large")))?;
     if rest.len() != n {
         return Err(format(format!("{dtype}{shape:?} needs {n} bytes, there are {}", rest.len())));
     }
-    tensor(dtype, &shape, rest)
+    tensor(&header, rest)
 }
 
 /// Reads a `.npy` file.
@@ -68,16 +66,54 @@ pub fn read_npy_file(path: &Path) -> Result<Tensor, IoError> {
     read_npy(&map).map_err(|e| file(std::io::Error::other(e.to_string())))
 }
 
-fn tensor(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, IoError> {
-    let mut t = Tensor::from_bytes(dtype, shape, bytes).map_err(|e| format(e.to_string()))?;
-    if dtype == DType::Bool {
+/// What a `.npy` file says of its array.
+struct Header {
+    dtype: DType,
+    shape: Vec<usize>,
+    /// Whether the first index runs fastest.
+    by_columns: bool,
+}
+
+fn tensor(header: &Header, bytes: &[u8]) -> Result<Tensor, IoError> {
+    let Header { dtype, shape, by_columns } = header;
+    let mut t = Tensor::from_bytes(*dtype, shape, bytes).map_err(|e| format(e.to_string()))?;
+    if *by_columns && shape.len() > 1 {
+        by_rows(shape, dtype.size(), bytes, t.bytes_mut());
+    }
+    if *dtype == DType::Bool {
         t.bytes_mut().iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
     Ok(t)
 }
 
+/// Elements whose first index runs fastest, in the order in which the last one does.
+fn by_rows(shape: &[usize], size: usize, from: &[u8], to: &mut [u8]) {
+    let strides: Vec<usize> = shape
+        .iter()
+        .scan(size, |s, &d| {
+            let stride = *s;
+            *s *= d;
+            Some(stride)
+        })
+        .collect();
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    for element in to.chunks_exact_mut(size) {
+        element.copy_from_slice(&from[at..at + size]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            at += strides[axis];
+            if index[axis] < shape[axis] {
+                break;
+            }
+            at -= strides[axis] * shape[axis];
+            index[axis] = 0;
+        }
+    }
+}
+
 /// Reads magic, version and header, and leaves the source at the first element.
-fn read_header(source: &mut impl Read) -> Result<(DType, Vec<usize>), IoError> {
+fn read_header(source: &mut impl Read) -> Result<Header, IoError> {
     let mut exact = |n: usize| {
         let mut v = vec![0; n];
         source.read_exact(&mut v).map_err(|e| format(format!("the header ends early: {e}"))).map(|()| v)
@@ -107,9 +143,11 @@ fn read_header(source: &mut impl Read) -> Result<(DType, Vec<usize>), IoError> {
     let descr = descr[1..].split(quote).next().unwrap_or_default();
     let dtype = dtype_of(descr).ok_or_else(|| IoError::DType(descr.to_owned()))?;
     let order = value("fortran_order").ok_or_else(|| missing("fortran_order"))?;
-    if order.starts_with("True") {
-        return Err(IoError::Fortran);
-    }
+    let by_columns = match order {
+        o if o.starts_with("True") => true,
+        o if o.starts_with("False") => false,
+        _ => return Err(format("`fortran_order` is neither True nor False")),
+    };
     let shape = value("shape").and_then(|s| s.strip_prefix('(')?.split_once(')')).ok_or_else(|| missing("shape"))?.0;
     let shape = shape
         .split(',')
@@ -117,7 +155,7 @@ fn read_header(source: &mut impl Read) -> Result<(DType, Vec<usize>), IoError> {
         .filter(|s| !s.is_empty())
         .map(|s| s.trim_end_matches('L').parse().map_err(|_| format(format!("an extent of `{s}`"))))
         .collect::<Result<Vec<usize>, _>>()?;
-    Ok((dtype, shape))
+    Ok(Header { dtype, shape, by_columns })
 }
 
 fn dtype_of(descr: &str) -> Option<DType> {
@@ -139,6 +177,11 @@ fn dtype_of(descr: &str) -> Option<DType> {
         "V2" | "bfloat16" => DType::BF16,
         _ => return None,
     })
+}
+
+/// The element type of the array in which elements are written: another one where NumPy lacks theirs.
+pub fn stored_as(dtype: DType) -> DType {
+    dtype_of(descr(dtype)).unwrap_or(dtype)
 }
 
 fn descr(dtype: DType) -> &'static str {
@@ -180,8 +223,9 @@ pub fn read_npz(path: &Path) -> Result<Vec<(String, Tensor)>, IoError> {
 }
 
 fn read_member(entry: &mut impl Read) -> Result<Tensor, IoError> {
-    let (dtype, shape) = read_header(entry)?;
-    let n = byte_len(dtype, &shape).ok_or_else(|| format(format!("{dtype}{shape:?} is too large")))?;
+    let header = read_header(entry)?;
+    let Header { dtype, shape, .. } = &header;
+    let n = byte_len(*dtype, shape).ok_or_else(|| format(format!("{dtype}{shape:?} is too large")))?;
     // Grows with the data that is there, and stops behind the last element.
     let mut data = vec![];
     let read = entry.take(n as u64 + 1).read_to_end(&mut data).map_err(|e| format(e.to_string()))?;
@@ -189,7 +233,7 @@ fn read_member(entry: &mut impl Read) -> Result<Tensor, IoError> {
         let relation = if read < n { "there are fewer" } else { "there are more" };
         return Err(format(format!("{dtype}{shape:?} needs {n} bytes, {relation}")));
     }
-    tensor(dtype, &shape, &data)
+    tensor(&header, &data)
 }
 
 /// Writes a `.npy` file.
@@ -267,11 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn reads_arrays_by_columns() {
+        let read = |shape: &str, data: &[u8]| {
+            read_npy(&npy(&format!("{{'descr': '|u1', 'fortran_order': True, 'shape': {shape}, }}"), data)).unwrap()
+        };
+        assert_eq!(read("(2, 3)", &[0, 3, 1, 4, 2, 5]).bytes(), [0, 1, 2, 3, 4, 5]);
+        let t = read("(2, 3, 2)", &[0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11]);
+        assert_eq!((t.bytes(), &t.shape[..]), (&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11][..], &[2, 3, 2][..]));
+        assert_eq!(read("(3,)", &[1, 2, 3]).bytes(), [1, 2, 3]);
+        assert_eq!(read("()", &[7]).bytes(), [7]);
+        assert!(read("(2, 0, 3)", &[]).bytes().is_empty());
+    }
+
+    #[test]
     fn refuses_what_it_cannot_read() {
         let with = |descr: &str, order: &str, shape: &str, data: &[u8]| {
             read_npy(&npy(&format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"), data))
         };
-        assert!(matches!(with("'<f4'", "True", "(1,)", &[0; 4]), Err(IoError::Fortran)));
+        assert!(with("'<f4'", "Maybe", "(1,)", &[0; 4]).is_err());
         assert!(matches!(with("'<c8'", "False", "(1,)", &[0; 8]), Err(IoError::DType(d)) if d == "<c8"));
         assert!(matches!(with("'>f4'", "False", "(1,)", &[0; 4]), Err(IoError::DType(_))));
         assert!(matches!(with("[('a', '<f4')]", "False", "(1,)", &[0; 4]), Err(IoError::DType(_))));

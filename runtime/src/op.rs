@@ -11,7 +11,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real};
+use crate::attr::{Attr, AttrField, AttrKind, MeshAxis, Real, Safe};
 use crate::body::Body;
 use crate::dim::{Dim, Shape};
 use crate::dtype::{DType, Literal};
@@ -351,8 +351,8 @@ ops! {
     ReduceMean = "reduce_mean", Compute, 1..=1, 1, { axes: Vec<i64>, keepdims: bool = true };
     /// Largest element over axes.
     ReduceMax = "reduce_max", Compute, 1..=1, 1, { axes: Vec<i64>, keepdims: bool = true };
-    /// Soft-max along an axis; `safe` gives zeros where every element is -infinity.
-    Softmax = "softmax", Compute, 1..=1, 1, { axis: i64, safe: bool = false };
+    /// Soft-max along an axis; `safe` says which rows are zeros instead of NaN.
+    Softmax = "softmax", Compute, 1..=1, 1, { axis: i64, safe: Safe = Safe::No };
     /// Matrix product over the last two axes, leading axes broadcast; `trans_b` reads b transposed.
     Matmul = "matmul", Compute, 2..=2, 1, { trans_b: bool = false };
     /// (x, weight): x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in f32.
@@ -378,7 +378,7 @@ ops! {
     /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names; negative ones count from the end. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
     ExpertMatmul = "expert_matmul", Compute, 3..=5, 1, { bits: i64 = 0 };
     /// (q, k, v[, mask[, sink]]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; sink broadcasts to [batch, heads, queries, 1] and is one more score, of a key without value; `safe` gives zeros for rows with no score above -infinity.
-    Attention = "attention", Compute, 3..=5, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: bool = false };
+    Attention = "attention", Compute, 3..=5, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: Safe = Safe::No };
 
     /// The same elements under another shape.
     Reshape = "reshape", Layout, 1..=1, 1, { shape: Shape };
@@ -495,7 +495,7 @@ mod tests {
             Op::Reshape { shape: vec![Dim::sym("batch"), Dim::from(4)] },
             Op::Const { value: Literal::scalar(DType::F32, 1e-20) },
             Op::RmsNorm { eps: Real(1e-6) },
-            Op::Attention { scale: Real(0.25), causal: true, softcap: Real(0.0), safe: false },
+            Op::Attention { scale: Real(0.25), causal: true, softcap: Real(0.0), safe: Safe::No },
             Op::Shard { dim: 1, axis: MeshAxis::Tp, parts: 2 },
             Op::Slice { axis: 0, start: Dim::from(0), end: Dim::parse("seq + 1").unwrap(), step: 1 },
         ];

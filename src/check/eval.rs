@@ -12,8 +12,6 @@ mod special;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use crate::ir::norm::{Quant, Sum};
 use crate::ir::{Bindings, Body, Class, DType, Dim, Graph, MeshAxis, Node, NodeId, Norm, Op, Part};
 
@@ -146,8 +144,8 @@ impl Rounding {
             (DType::F64, _) => {}
             (d, Rounding::Exact | Rounding::Casts) if d.is_float() => {}
             (DType::F32, _) => data.iter_mut().for_each(|v| *v = f64::from(*v as f32)),
-            (DType::F16, _) => data.iter_mut().for_each(|v| *v = f16::from_f64(*v).to_f64()),
-            (DType::BF16, _) => data.iter_mut().for_each(|v| *v = bf16::from_f64(*v).to_f64()),
+            (DType::F16, _) => data.iter_mut().for_each(|v| *v = sinter_runtime::dtype::f16_from_f64(*v).to_f64()),
+            (DType::BF16, _) => data.iter_mut().for_each(|v| *v = sinter_runtime::dtype::bf16_from_f64(*v).to_f64()),
             // Quantised numbers have no exact counterpart.
             (d, _) if d.is_quantised() => data.iter_mut().for_each(|v| *v = quant::round(d, *v)),
             _ => {

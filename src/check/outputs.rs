@@ -8,6 +8,7 @@ use sinter_runtime::tensor::Tensor;
 use super::eval::{Array, Evaluator, Rounding, whole};
 use crate::import::Weights;
 use crate::ir::{self, Bindings, DType, Graph, Op};
+use sinter_runtime::dtype::{bf16_from_f64, f16_from_f64};
 
 /// The outputs of a graph on `tp` ranks, rounded as storage rounds them. The error says what has no value.
 pub fn outputs(
@@ -51,8 +52,8 @@ fn tensor(dtype: DType, a: &Array) -> Result<Tensor, String> {
         match dtype {
             DType::F64 => bytes.extend(v.to_le_bytes()),
             DType::F32 => bytes.extend((v as f32).to_le_bytes()),
-            DType::F16 => bytes.extend(half::f16::from_f64(v).to_le_bytes()),
-            DType::BF16 => bytes.extend(half::bf16::from_f64(v).to_le_bytes()),
+            DType::F16 => bytes.extend(f16_from_f64(v).to_le_bytes()),
+            DType::BF16 => bytes.extend(bf16_from_f64(v).to_le_bytes()),
             DType::I64 => bytes.extend((v as i64).to_le_bytes()),
             DType::I32 => bytes.extend((v as i32).to_le_bytes()),
             DType::I8 => bytes.extend((v as i8).to_le_bytes()),

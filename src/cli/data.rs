@@ -1,15 +1,17 @@
 //! Input and expected values: `.npz` files, and folders in ONNX's own test-data layout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use prost::Message as _;
-use sinter_runtime::io::{read_npy_file, read_npz, write_npy};
+use sinter_runtime::dtype::bf16_from_f64;
+use sinter_runtime::io::{read_npy_file, read_npz, stored_as, write_npy};
 use sinter_runtime::plan::{InputDecl, OutputDecl};
 use sinter_runtime::standard::{Data, Kind, Strings};
 use sinter_runtime::tensor::Tensor;
 
-use super::Failure;
+use super::names::{self, Keys};
+use super::{Failure, plural};
 use crate::import::proto::{OptionalProto, SequenceProto, TensorProto};
 use crate::import::{read_tensor, tensor_code};
 use crate::ir::DType;
@@ -27,6 +29,8 @@ pub(super) struct Declared {
     dtype: DType,
     /// What it is, where it is no tensor of numbers.
     kind: Option<String>,
+    /// Whether it may be absent.
+    default: bool,
 }
 
 impl Declared {
@@ -38,13 +42,13 @@ impl Declared {
 
 impl From<&InputDecl> for Declared {
     fn from(d: &InputDecl) -> Declared {
-        Declared { name: d.name.clone(), dtype: d.ty.dtype, kind: d.kind.clone() }
+        Declared { name: d.name.clone(), dtype: d.ty.dtype, kind: d.kind.clone(), default: d.default }
     }
 }
 
 impl From<&OutputDecl> for Declared {
     fn from(d: &OutputDecl) -> Declared {
-        Declared { name: d.name.clone(), dtype: d.ty.dtype, kind: d.kind.clone() }
+        Declared { name: d.name.clone(), dtype: d.ty.dtype, kind: d.kind.clone(), default: false }
     }
 }
 
@@ -64,63 +68,39 @@ impl Values {
             other => drop(self.data.insert(name, other)),
         }
     }
+}
 
-    fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name) || self.data.contains_key(name)
-    }
+/// What is read: the inputs of a model, or its outputs.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    /// `input` or `output`.
+    pub(super) prefix: &'a str,
+    pub(super) values: &'a [Declared],
+    /// The values of the other side, whose files may lie in the same folder.
+    pub(super) others: &'a [Declared],
 }
 
 /// Reads the values with the given names and types. NumPy has no bfloat16, so that f32 arrays
-/// stand for bf16 tensors, rounded to nearest. In a folder, value i is `<name>.npy`, `<prefix>_<i>.npy` or
-/// `<prefix>_<i>.pb`; what is no tensor of numbers is read from the latter or `<name>.pb`. All that is missing or surplus is
-/// reported at once.
-pub(super) fn read(path: &Path, prefix: &str, declared: &[Declared]) -> Result<Values, Failure> {
+/// stand for bf16 tensors, rounded to nearest. In a folder, value i is `<name>.npy` (the name as [`names::stem`] writes it),
+/// `<prefix>_<i>.npy` or `<prefix>_<i>.pb`; what is no tensor of numbers is read from the latter or `<name>.pb`. All that is
+/// missing, surplus or ambiguous is reported at once.
+pub(super) fn read(path: &Path, side: Side<'_>) -> Result<Values, Failure> {
+    let Side { prefix, values: declared, .. } = side;
     let mut out = Values::default();
     let mut problems = vec![];
     if path.is_dir() {
-        for (i, d) in declared.iter().enumerate() {
-            let name = &d.name;
-            let files = match d.dtype {
-                DType::Opaque if !d.is_tensor() => vec![format!("{name}.pb"), format!("{prefix}_{i}.pb")],
-                _ => vec![format!("{name}.npy"), format!("{prefix}_{i}.npy"), format!("{prefix}_{i}.pb")],
-            };
-            match files.iter().map(|f| path.join(f)).find(|p| p.is_file()) {
-                None => problems.push(format!("`{name}`: there is none of {}", files.join(", "))),
-                Some(file) => match read_file(&file, d) {
-                    Ok(t) => out.insert(name.clone(), t),
-                    Err(e) => problems.push(format!("`{name}`: {e}")),
-                },
-            }
-        }
-        for i in declared.len()..declared.len() + 64 {
-            if ["npy", "pb"].iter().any(|e| path.join(format!("{prefix}_{i}.{e}")).is_file()) {
-                problems.push(format!("{prefix}_{i} is surplus: there are {} {prefix}s", declared.len()));
-            }
-        }
+        folder(path, side, &mut out, &mut problems)?;
     } else {
-        for (name, tensor) in read_npz(path)? {
-            // An array may also be named by position.
-            let by_position = name.strip_prefix(prefix).and_then(|r| r.strip_prefix('_')?.parse::<usize>().ok());
-            match declared.iter().find(|d| d.name == name).or_else(|| declared.get(by_position?)) {
-                Some(d) => out.insert(d.name.clone(), tensor.into()),
-                None => problems.push(format!("array `{name}` is no {prefix}")),
-            }
-        }
-        for d in declared.iter().filter(|d| !out.contains(&d.name)) {
-            let hint = if d.dtype == DType::Opaque {
-                "; it is no array, so that it needs a folder with .pb files"
-            } else {
-                ""
-            };
-            problems.push(format!("`{}` is missing{hint}", d.name));
-        }
+        archive(path, side, &mut out, &mut problems)?;
     }
     for d in declared {
-        if let Some(t) = out.tensors.get_mut(&d.name)
-            && (d.dtype, t.dtype) == (DType::BF16, DType::F32)
-        {
-            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect();
+        let Some(t) = out.tensors.get_mut(&d.name) else { continue };
+        if (d.dtype, t.dtype) == (DType::BF16, DType::F32) {
+            let bytes: Vec<u8> = t.to_f64().iter().flat_map(|v| bf16_from_f64(*v).to_le_bytes()).collect();
             *t = Tensor::from_bytes(d.dtype, &t.shape, &bytes)?;
+        } else if d.dtype != t.dtype && d.dtype != DType::Opaque && stored_as(d.dtype) == t.dtype {
+            // NumPy has no such element type: the array holds its codes.
+            *t = Tensor::from_bytes(d.dtype, &t.shape, t.bytes())?;
         }
     }
     if problems.is_empty() {
@@ -128,6 +108,96 @@ pub(super) fn read(path: &Path, prefix: &str, declared: &[Declared]) -> Result<V
     }
     let known = declared.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(", ");
     Err(format!("{}: {}\n  the {prefix}s are: {known}", path.display(), problems.join("\n  ")).into())
+}
+
+/// The files in which value `i` of a side may lie: by its name, and by its position.
+fn files(prefix: &str, i: usize, d: &Declared) -> Keys {
+    let both = |stem: String, by_position: bool| match d.dtype {
+        DType::Opaque if !d.is_tensor() => vec![format!("{stem}.pb")],
+        _ if by_position => vec![format!("{stem}.npy"), format!("{stem}.pb")],
+        _ => vec![format!("{stem}.npy")],
+    };
+    let by_name = names::readable(&d.name, prefix, i).into_iter().flat_map(|stem| both(stem, false));
+    Keys { by_name: by_name.collect(), by_position: both(format!("{prefix}_{i}"), true), optional: d.default }
+}
+
+/// Reads the files of a folder.
+fn folder(path: &Path, side: Side<'_>, out: &mut Values, problems: &mut Vec<String>) -> Result<(), Failure> {
+    let Side { prefix, values: declared, others } = side;
+    let error = |e: std::io::Error| format!("cannot read the folder {}: {e}", path.display());
+    let mut there = BTreeSet::new();
+    for entry in std::fs::read_dir(path).map_err(error)? {
+        let file = entry.map_err(error)?.path();
+        let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if file.is_file() && (name.ends_with(".npy") || name.ends_with(".pb")) {
+            there.insert(name);
+        }
+    }
+    let keys: Vec<Keys> = declared.iter().enumerate().map(|(i, d)| files(prefix, i, d)).collect();
+    let found = names::assign(&keys, &there, problems);
+    for (i, d) in declared.iter().enumerate() {
+        match &found[i] {
+            None if d.default => {}
+            None => problems.push(format!("`{}`: there is none of {}", d.name, keys[i].list())),
+            Some(file) => match read_file(&path.join(file), d) {
+                Ok(t) => out.insert(d.name.clone(), t),
+                Err(e) => problems.push(format!("`{}`: {e}", d.name)),
+            },
+        }
+    }
+    let other = if prefix == "input" { "output" } else { "input" };
+    let of_others: BTreeSet<String> =
+        others.iter().enumerate().flat_map(|(i, d)| files(other, i, d).into_names()).collect();
+    let is_other = |f: &String| of_others.contains(f) || names::position(f, other).is_some();
+    for f in there.iter().filter(|f| !found.iter().flatten().any(|g| g == *f) && !is_other(f)) {
+        problems.push(surplus(&format!("the file {f}"), names::position(f, prefix), side));
+    }
+    Ok(())
+}
+
+/// Says that nothing reads a file or array.
+fn surplus(what: &str, position: Option<usize>, side: Side<'_>) -> String {
+    let (prefix, n) = (side.prefix, side.values.len());
+    match position {
+        Some(i) if i >= n => {
+            format!("{what} is surplus: there {} {n} {prefix}{}", if n == 1 { "is" } else { "are" }, plural(n))
+        }
+        Some(i) => format!("{what} is surplus: `{}` is read from another one", side.values[i].name),
+        None => format!("{what} is surplus: no {prefix} has this name"),
+    }
+}
+
+/// Reads the arrays of an `.npz` file.
+fn archive(path: &Path, side: Side<'_>, out: &mut Values, problems: &mut Vec<String>) -> Result<(), Failure> {
+    let Side { prefix, values: declared, .. } = side;
+    let mut arrays: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, tensor) in read_npz(path)? {
+        if arrays.insert(name.clone(), tensor).is_some() {
+            problems.push(format!("two arrays are called `{name}`"));
+        }
+    }
+    let keys = declared.iter().enumerate().map(|(i, d)| Keys {
+        by_name: vec![d.name.clone()],
+        by_position: vec![format!("{prefix}_{i}")],
+        optional: d.default,
+    });
+    let keys: Vec<Keys> = keys.collect();
+    let there = arrays.keys().cloned().collect();
+    let found = names::assign(&keys, &there, problems);
+    for (d, found) in declared.iter().zip(&found) {
+        let hint =
+            if d.dtype == DType::Opaque { "; it is no array, so that it needs a folder with .pb files" } else { "" };
+        match found.as_ref().and_then(|name| arrays.remove(name)) {
+            Some(t) => out.insert(d.name.clone(), t.into()),
+            // What two values claim has been reported.
+            None if d.default || found.is_some() => {}
+            None => problems.push(format!("`{}` is missing{hint}", d.name)),
+        }
+    }
+    for name in arrays.keys() {
+        problems.push(surplus(&format!("the array `{name}`"), names::position(name, prefix), side));
+    }
+    Ok(())
 }
 
 fn read_file(path: &Path, d: &Declared) -> Result<Data, Failure> {
@@ -189,20 +259,50 @@ fn optional(o: &OptionalProto) -> Result<Data, String> {
 }
 
 /// Writes outputs into a folder: tensors of numbers as `<name>.npy`, all others as `<name>.pb` in ONNX's messages.
-pub(super) fn write(dir: &Path, tensors: &[(String, Tensor)], data: &[(String, Data)]) -> Result<(), Failure> {
+/// `order` has the names of all outputs.
+pub(super) fn write(
+    dir: &Path,
+    order: &[Declared],
+    tensors: &[(String, Tensor)],
+    data: &[(String, Data)],
+) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
-    let file = |name: &str, extension: &str| dir.join(format!("{}.{extension}", name.replace('/', "_")));
-    for (name, t) in tensors {
-        write_npy(&file(name, "npy"), t)?;
+    let file = |name: &str, extension: &str| {
+        let i = order.iter().position(|d| d.name == name).unwrap_or(order.len());
+        dir.join(format!("{}.{extension}", names::stem(name, "output", i)))
+    };
+    let tensors: Vec<_> = tensors.iter().map(|(name, t)| (file(name, "npy"), name, t)).collect();
+    let data: Vec<_> = data.iter().map(|(name, d)| (file(name, "pb"), name, d)).collect();
+    // Files of an earlier run make room, so that what is there afterwards was written by this one.
+    let paths = || tensors.iter().map(|t| &t.0).chain(data.iter().map(|d| &d.0));
+    for path in paths() {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("cannot replace {}: {e}", path.display()).into());
+            }
+            _ => {}
+        }
     }
-    for (name, d) in data {
+    let fresh = |path: &Path, name: &str| match path.symlink_metadata() {
+        // File systems that ignore case, for example.
+        Ok(_) => Err(format!(
+            "cannot write the output `{name}`: the file system takes {} for the file of another output",
+            path.display()
+        )),
+        Err(_) => Ok(()),
+    };
+    for (path, name, t) in &tensors {
+        fresh(path, name)?;
+        write_npy(path, t)?;
+    }
+    for (path, name, d) in &data {
         let bytes = match d {
             Data::Sequence(s) => sequence_message(name, s)?.encode_to_vec(),
             Data::Optional(o) => optional_message(name, o.as_deref())?.encode_to_vec(),
             tensor => tensor_message(name, tensor)?.encode_to_vec(),
         };
-        let path = file(name, "pb");
-        std::fs::write(&path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        fresh(path, name)?;
+        std::fs::write(path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     Ok(())
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use sinter_runtime::plan::{self, Plan};
+use sinter_runtime::plan::{DEFAULTS_FILE, Plan};
 
 use super::graphs::{self, StageName};
 use super::options::{CheckedRules, MeshOptions};
-use super::{Failure, OutFile, Outcome, deliver};
+use super::{Failure, OutFile, Outcome, counted, deliver, load_plan};
 use crate::diff::{Diff, Kind, diff, fused};
 use crate::import;
 use crate::ir::{Graph, Node, NodeId, Output};
@@ -126,7 +126,7 @@ fn comparable(o: &Options) -> Result<(), Failure> {
 
 fn read(o: &Options, path: &Path) -> Result<Side, Failure> {
     if path.is_dir() {
-        let (plan, _) = plan::load(path)?;
+        let (plan, _) = load_plan(path)?;
         let parse = |(s, t): (usize, &String)| graphs::parse(&path.join(format!("stage{s}.sir")), t);
         let stages: Vec<Graph> =
             graphs::stage_texts(path, &plan)?.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
@@ -172,7 +172,7 @@ fn plans(d: &mut Diff, p: &Plan, q: &Plan) {
     }
     let calls = |p: &Plan| {
         let calls: usize = p.certificate.groups.iter().map(|g| g.calls.len()).sum();
-        format!("{} groups, {calls} calls", p.certificate.groups.len())
+        format!("{}, {}", counted(p.certificate.groups.len(), "group"), counted(calls, "call"))
     };
     if calls(p) != calls(q) {
         d.push(Kind::Certificate, calls(p), calls(q));
@@ -180,12 +180,16 @@ fn plans(d: &mut Diff, p: &Plan, q: &Plan) {
     // Other weights in an equal program are another checkpoint, not another program.
     if d.is_equal() {
         let digests = |p: &Plan| -> BTreeSet<(String, String)> {
-            let weights = p.files.iter().filter(|f| f.name.ends_with(".safetensors"));
+            let weights = p.files.iter().filter(|f| f.name.ends_with(".safetensors") && f.name != DEFAULTS_FILE);
             weights.map(|f| (f.name.clone(), f.blake3.clone())).collect()
         };
         let n = digests(p).difference(&digests(q)).count();
         if n > 0 {
-            d.notes.push(format!("the weights of {n} rank{} differ", if n == 1 { "" } else { "s" }));
+            d.notes.push(format!("the weights of {} differ", counted(n, "rank")));
+        }
+        let defaults = |p: &Plan| p.files.iter().find(|f| f.name == DEFAULTS_FILE).map(|f| f.blake3.clone());
+        if defaults(p) != defaults(q) {
+            d.notes.push("the default values of inputs differ".to_owned());
         }
     }
 }

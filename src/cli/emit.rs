@@ -7,7 +7,7 @@ use sinter_runtime::plan::Plan;
 use tempfile::NamedTempFile;
 
 use super::optimize::progress;
-use super::{Failure, temporary, write_error};
+use super::{Failure, counted, temporary, write_error};
 use crate::emit::{File, Form, emit};
 use crate::import::Weights;
 
@@ -24,7 +24,7 @@ pub(super) fn write(path: &Path, plan: &Plan, weights: &Weights, form: Form) -> 
         }
         let (files, nodes) = rank(path, plan, 0, weights, form)?;
         publish(files)?;
-        return Ok(format!("wrote {}: {nodes} nodes\n", path.display()));
+        return Ok(format!("wrote {}: {}\n", path.display(), counted(nodes, "node")));
     }
     if path.exists() && !path.is_dir() {
         return Err(format!("{} is a file: with {world} ranks, --emit onnx writes a folder", path.display()).into());
@@ -54,7 +54,12 @@ fn folder(path: &Path, plan: &Plan, weights: &Weights, form: Form) -> Result<Str
     bar.finish_and_clear();
     publish(all)?;
     let collectives = if plan.mapping.tp > 1 { "; AllReduce and AllGather are operators of com.microsoft" } else { "" };
-    Ok(format!("wrote rank0.onnx to rank{}.onnx into {}: {total} nodes{collectives}\n", world - 1, path.display()))
+    Ok(format!(
+        "wrote rank0.onnx to rank{}.onnx into {}: {}{collectives}\n",
+        world - 1,
+        path.display(),
+        counted(total, "node")
+    ))
 }
 
 /// Writes the files of a rank under temporary names.
@@ -88,7 +93,7 @@ fn data(file: &File<'_>, temp: &mut NamedTempFile) -> std::io::Result<()> {
     let mut w = BufWriter::with_capacity(1 << 20, temp.as_file_mut());
     for blob in &file.data {
         w.seek(SeekFrom::Start(blob.offset))?;
-        blob.weight.write(&mut w)?;
+        blob.write(&mut w)?;
     }
     w.flush()
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use sinter_runtime::plan::{self, Plan, Source, Stage, Step};
+use sinter_runtime::plan::{Plan, Source, Stage, Step};
 
-use super::{Failure, Outcome, print, summary};
+use super::{Failure, Outcome, counted, load_plan, print, summary};
 use crate::explain::{self, Bound, FILE, Made, Record, VERSION};
 use crate::ir::{Op, value_name};
 
@@ -35,7 +35,7 @@ struct Site<'p> {
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
-    let (plan, _) = plan::load(&o.plan)?;
+    let (plan, _) = load_plan(&o.plan)?;
     let record = read(&o.plan, &plan)?;
     let sites: Vec<Site<'_>> = plan.stages.iter().enumerate().flat_map(|(s, stage)| sites(s, stage)).collect();
     let chosen = o.site.as_ref().map(|name| find(name, &plan, &sites)).transpose()?;
@@ -98,9 +98,9 @@ const NAMES: usize = 3;
 fn overview(dir: &Path, plan: &Plan, record: &Record, sites: &[Site<'_>]) -> String {
     let given = sites.iter().filter(|s| s.step.why.is_none()).count();
     let mut t = format!(
-        "{}: {} steps, {} of them made by rules, {given} as in the model\n",
+        "{}: {}, {} of them made by rules, {given} as in the model\n",
         dir.display(),
-        sites.len(),
+        counted(sites.len(), "step"),
         sites.len() - given
     );
     for stage in 0..plan.stages.len() {
@@ -198,7 +198,7 @@ fn several(record: &Record, found: &[&Site<'_>]) -> String {
     if let Some(rest) = found.get(MOST..).filter(|r| !r.is_empty()) {
         let names: Vec<String> = rest.iter().take(MOST).map(|s| name(s)).collect();
         let dots = if rest.len() > MOST { ", .." } else { "" };
-        let _ = writeln!(t, "and {} more steps: {}{dots}", rest.len(), names.join(", "));
+        let _ = writeln!(t, "and {}: {}{dots}", counted(rest.len(), "more step"), names.join(", "));
     }
     t
 }

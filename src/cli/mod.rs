@@ -6,6 +6,7 @@ mod emit;
 mod explain;
 mod graphs;
 mod kernels;
+mod names;
 mod optimize;
 mod options;
 mod report;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sinter_runtime::plan::{self, PLAN_FILE, Plan, PlanWeights};
 
 /// Compiles model graphs for a grid of devices, and runs the result on all ranks.
 #[derive(Debug, Parser)]
@@ -118,6 +120,25 @@ fn is_broken_pipe(e: &(dyn StdError + 'static)) -> bool {
         cause = c.source();
     }
     false
+}
+
+/// Loads the plan in a folder.
+fn load_plan(dir: &Path) -> Result<(Plan, PlanWeights), Failure> {
+    if dir.is_dir() && !dir.join(PLAN_FILE).exists() {
+        let what = crate::import::folder(dir).to_string();
+        return Err(what.replacen("is not an ONNX model: it is a folder", "is a folder without a plan", 1).into());
+    }
+    Ok(plan::load(dir)?)
+}
+
+/// A number of things.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", plural(n))
+}
+
+/// The ending of a word that stands for `n` things.
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
 }
 
 /// Prints a command's product.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use sinter_runtime::plan::{PlanWriter, WeightData};
 
-use super::options::{CompileOptions, RandomOptions, own_rules};
+use super::options::{CompileOptions, ModelOptions, own_rules};
 use super::{Failure, OutFile, Outcome, deliver, emit, report, say, summary};
 use crate::emit::{Dialect, Form};
 use crate::explain;
@@ -23,7 +23,7 @@ pub(super) struct Options {
     #[command(flatten)]
     compile: CompileOptions,
     #[command(flatten)]
-    random: RandomOptions,
+    model_options: ModelOptions,
     /// Folder for the plan. A plan that is there already is replaced, anything else is left alone. With --emit onnx:
     /// the ONNX file for one rank, the folder for several.
     #[arg(short, long, value_name = "PATH")]
@@ -61,7 +61,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let kernels: Vec<&str> = config.rules.kernels().iter().map(|k| k.name.as_str()).collect();
     let demands = o.require_fused.iter().map(|d| Demand::parse(d, &kernels)).collect::<Result<Vec<_>, _>>()?;
     let mut timings = Timings::default();
-    let model = timings.time("import", || import::open(&o.model).and_then(|m| o.random.apply(m).import()))?;
+    let model = timings.time("import", || import::open(&o.model).and_then(|m| o.model_options.apply(m).import()))?;
     let compiled = compile(&model, &config)?;
     let mut emitted = None;
     match (&o.output, o.emit) {
@@ -107,12 +107,34 @@ fn write(dir: &Path, model: &Imported, compiled: &Compiled) -> Result<(), Failur
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let defaults = plan.inputs.iter().filter(|i| i.default);
+    let defaults: Vec<_> =
+        defaults.map(|i| lower::default_entry(plan, i, None, &model.weights)).collect::<Result<_, _>>()?;
+    if !defaults.is_empty() {
+        w.defaults(&defaults)?;
+    }
     for s in 0..plan.mapping.pp {
-        w.text(&format!("stage{s}.sir"), &print(&stage_graph(&compiled.graph, s)))?;
+        w.text(&format!("stage{s}.sir"), &readable(dir, print(&stage_graph(&compiled.graph, s)), s)?)?;
     }
     w.text(explain::FILE, &(serde_json::to_string(&compiled.record)? + "\n"))?;
     w.finish(plan.clone())?;
     Ok(())
+}
+
+/// A stage's text, which must read back as it is.
+fn readable(dir: &Path, text: String, s: usize) -> Result<String, Failure> {
+    let read = crate::ir::parse(&text).map_err(|e| e.to_string()).and_then(|g| {
+        crate::ir::verify(&g).map_err(|e| e.to_string())?;
+        if print(&g) == text { Ok(()) } else { Err("it reads back as another text".to_owned()) }
+    });
+    read.map_err(|e| {
+        format!(
+            "no plan was written to {}: the text of stage {s} would not read back as it is ({e})\n  this is a defect of sinter; please \
+             report it with the model",
+            dir.display()
+        )
+    })?;
+    Ok(text)
 }
 
 /// The part of the program that one stage computes, for people.

@@ -25,28 +25,43 @@ pub(super) struct MeshOptions {
 }
 
 impl MeshOptions {
+    /// Whether more than one rank is asked for.
+    pub(super) fn is_given(&self) -> bool {
+        (self.tp, self.pp) != (1, 1)
+    }
+
     pub(super) fn mapping(&self) -> Mapping {
         Mapping { tp: self.tp.into(), pp: self.pp.into() }
     }
 }
 
-/// What becomes of weights without data.
+/// How a model is read.
 #[derive(Debug, Args)]
-pub(super) struct RandomOptions {
+pub(super) struct ModelOptions {
     /// Make up the data of weights whose data is absent, from this seed: matrices within 1/sqrt(n) of 0, vectors within
     /// 0.1 of 1. Data that is there is used. A plan records the seed in place of the data.
     #[arg(long = "random-weights", value_name = "SEED")]
     seed: Option<u64>,
+    /// Make constants of inputs that have default values (initializers that are also inputs), so that weights among them are
+    /// divided and folded. They are no inputs then.
+    #[arg(long)]
+    freeze_defaults: bool,
 }
 
-impl RandomOptions {
-    /// Whether data may be made up.
-    pub(super) fn is_given(&self) -> bool {
-        self.seed.is_some()
+impl ModelOptions {
+    /// The option that only an ONNX file can have, and what a plan has in its place.
+    pub(super) fn refuse_for_plan(&self) -> Result<(), Failure> {
+        if self.seed.is_some() {
+            return Err("--random-weights is for an ONNX file: a plan records how its weights are made up".into());
+        }
+        if self.freeze_defaults {
+            return Err("--freeze-defaults is for an ONNX file: a plan has its inputs already".into());
+        }
+        Ok(())
     }
 
     pub(super) fn apply(&self, model: Model) -> Model {
-        model.with_random_weights(self.seed)
+        model.with_random_weights(self.seed).with_frozen_defaults(self.freeze_defaults)
     }
 }
 
@@ -152,6 +167,11 @@ pub(super) struct CheckedRules {
 }
 
 impl CheckedRules {
+    /// Whether other rules than the bundled ones are asked for.
+    pub(super) fn is_given(&self) -> bool {
+        !self.files.dirs.is_empty() || !self.files.banned.is_empty()
+    }
+
     /// Whether rules of the caller are used unverified.
     pub(super) fn trusts(&self) -> bool {
         self.trust_rules

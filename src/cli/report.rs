@@ -41,6 +41,12 @@ pub(super) struct Model {
     /// Weights whose data is made up.
     pub(super) random_weights: usize,
     pub(super) opset: i64,
+    /// Inputs with a default value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) defaults: Vec<String>,
+    /// Where the model's declarations are not followed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
 }
 
 /// Rules of `--rules` folders.
@@ -133,16 +139,19 @@ impl Report {
             *time_ms.entry(n).or_insert(0.0) += ms;
         }
         time_ms.insert("total", outer.total() + c.timings.total());
+        let weights = || model.weights.0.iter().filter(|(name, _)| !model.defaults.contains(*name)).map(|(_, w)| w);
         let tolerances = [crate::ir::DType::F32, crate::ir::DType::F16, crate::ir::DType::BF16];
         Report {
             schema: 1,
             model: Model {
                 path: path.display().to_string(),
                 nodes: model.n_nodes,
-                weights: model.weights.0.len(),
-                weight_bytes: model.weights.0.values().map(|w| const_bytes(&w.ty)).sum(),
+                weights: weights().count(),
+                weight_bytes: weights().map(|w| const_bytes(&w.ty)).sum(),
                 random_weights: model.weights.random().count(),
                 opset: model.opset,
+                defaults: model.defaults.iter().cloned().collect(),
+                notes: model.notes.clone(),
             },
             mapping: MappingReport {
                 tp: m.tp,

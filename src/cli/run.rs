@@ -9,14 +9,15 @@ use clap::Args;
 use serde::Serialize;
 use sinter_runtime::compare::{self, Comparison, Tolerance};
 use sinter_runtime::executor::{self, RunConfig, RunError, RunResult, WeightSource};
-use sinter_runtime::plan::{self, Plan, ReferenceWeights, Source};
+use sinter_runtime::plan::{InputDecl, Plan, ReferenceWeights, WeightData, WeightEntry};
 use sinter_runtime::standard::Data;
 use sinter_runtime::tensor::Tensor;
 
-use super::options::{CheckedRules, RandomOptions};
-use super::{Failure, OutFile, Outcome, data, deliver};
+use super::options::{CheckedRules, ModelOptions};
+use super::{Failure, OutFile, Outcome, counted, data, deliver, load_plan};
 use crate::import::{self, Weights};
 use crate::ir::Mapping;
+use crate::lower;
 use crate::pipeline::{CompileConfig, compile};
 
 /// Options of `sinter run`.
@@ -40,10 +41,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     report: Option<String>,
     /// Largest absolute difference allowed, instead of the tolerance for each element type.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_negative_numbers = true)]
     atol: Option<f64>,
     /// Largest relative difference allowed in addition, instead of the tolerance for each element type.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_negative_numbers = true)]
     rtol: Option<f64>,
     /// Give up when no rank finishes a step for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -52,15 +53,27 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeat: u16,
     #[command(flatten)]
-    random: RandomOptions,
+    model_options: ModelOptions,
     #[command(flatten)]
     rules: CheckedRules,
 }
 
+/// A tolerance: comparisons with a negative number or with NaN would mean nothing.
+fn tolerance_value(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v >= 0.0 && v.is_finite() => Ok(v),
+        Ok(_) => Err("a tolerance is a finite number, 0 or larger".to_owned()),
+        Err(_) => Err("not a number".to_owned()),
+    }
+}
+
 #[derive(Debug, Serialize)]
-struct Report {
+struct Report<'a> {
     schema: u32,
     ranks: usize,
+    /// Where the model's declarations are not followed.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
     backend: &'static str,
     outputs: Vec<Output>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,66 +112,82 @@ struct Verify {
     first_bad: Option<String>,
 }
 
-/// A model's weights in its own file, for a plan with one rank.
+/// What a plan for one rank reads of a model's own files, by key: the weight itself, or the part that the plan cuts from it.
 struct ModelWeights<'a> {
+    data: BTreeMap<String, Cow<'a, [u8]>>,
     plan: &'a Plan,
-    weights: &'a Weights,
-    /// Data that is made up, by the weight's name.
-    made: BTreeMap<&'a str, Tensor>,
+    /// Default values of inputs are among them.
+    all: &'a Weights,
 }
 
 impl<'a> ModelWeights<'a> {
+    /// The weights of the plan's stage.
     fn new(plan: &'a Plan, weights: &'a Weights) -> Result<ModelWeights<'a>, Failure> {
-        let made = weights.random().map(|w| {
-            let mut t = Tensor::zeros(w.dtype, &w.shape).map_err(|e| format!("weight `{}`: {e}", w.name))?;
-            w.fill(0, t.bytes_mut());
-            Ok((w.name.as_str(), t))
-        });
-        Ok(ModelWeights { plan, weights, made: made.collect::<Result<_, Failure>>()? })
+        ModelWeights::of(lower::weight_entries(plan, 0, weights)?, plan, weights)
+    }
+
+    /// The weights of its reference program.
+    fn reference(plan: &'a Plan, weights: &'a Weights) -> Result<ModelWeights<'a>, Failure> {
+        ModelWeights::of(lower::reference_entries(plan, weights)?, plan, weights)
+    }
+
+    fn of(entries: Vec<WeightEntry<'a>>, plan: &'a Plan, all: &'a Weights) -> Result<ModelWeights<'a>, Failure> {
+        let bytes = |e: WeightEntry<'a>| {
+            let data = match e.source {
+                WeightData::Bytes(all) if e.shape == e.source_shape => Cow::Borrowed(all),
+                _ => Cow::Owned(e.tensor()?.bytes().to_vec()),
+            };
+            Ok((e.key, data))
+        };
+        Ok(ModelWeights { data: entries.into_iter().map(bytes).collect::<Result<_, Failure>>()?, plan, all })
     }
 }
 
 impl WeightSource for ModelWeights<'_> {
     fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError> {
-        let reference = self.plan.reference.iter().flat_map(|s| &s.values);
-        // With one rank no weight is cut.
-        let name = self.plan.stages[0].values.iter().chain(reference).find_map(|v| match &v.source {
-            Source::Weight { key: k, weight, range: None, part: None } if k == key => Some(weight),
-            _ => None,
-        });
-        if let Some(made) = name.and_then(|n| self.made.get(n.as_str())) {
-            return Ok(Cow::Borrowed(made.bytes()));
-        }
-        let found = name.and_then(|n| self.weights.0.get(n));
-        let error = || RunError::Weight { rank, key: key.to_owned(), why: "the model has no such weight".into() };
-        Ok(Cow::Borrowed(&found.ok_or_else(error)?.bytes))
+        let found = self.data.get(key).map(|b| Cow::Borrowed(&b[..]));
+        found.ok_or_else(|| RunError::Weight { rank, key: key.to_owned(), why: "the model has no such weight".into() })
+    }
+
+    fn default(&self, input: &InputDecl) -> Result<Option<Tensor>, RunError> {
+        let made = lower::default_entry(self.plan, input, None, self.all).map_err(|e| e.to_string());
+        let value = made.and_then(|e| e.tensor().map_err(|e| e.to_string()));
+        value.map(Some).map_err(|e| RunError::Inputs(vec![e]))
     }
 }
 
 pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     if o.plan.is_dir() {
-        if o.random.is_given() {
-            return Err("--random-weights is for an ONNX file: a plan records how its weights are made up".into());
-        }
-        let (plan, weights) = plan::load(&o.plan)?;
+        o.model_options.refuse_for_plan()?;
+        let (plan, weights) = load_plan(&o.plan)?;
         weights.prepare()?;
-        return execute(o, &plan, &weights, &ReferenceWeights::new(&plan, &weights));
+        return execute(o, &plan, &weights, &ReferenceWeights::new(&plan, &weights), &[]);
     }
-    let model = o.random.apply(import::open(&o.plan)?).import()?;
+    let model = o.model_options.apply(import::open(&o.plan)?).import()?;
     let compiled = compile(&model, &CompileConfig::standard(Mapping { tp: 1, pp: 1 }, o.rules.load()?)?)?;
-    let weights = ModelWeights::new(&compiled.plan, &model.weights)?;
-    execute(o, &compiled.plan, &weights, &weights)
+    let plan = &compiled.plan;
+    // Only `--verify` executes the reference program.
+    let whole = if o.verify {
+        ModelWeights::reference(plan, &model.weights)?
+    } else {
+        ModelWeights::of(vec![], plan, &model.weights)?
+    };
+    execute(o, plan, &ModelWeights::new(plan, &model.weights)?, &whole, &model.notes)
 }
 
-fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn WeightSource) -> Result<Outcome, Failure> {
+fn execute(
+    o: &Options,
+    plan: &Plan,
+    weights: &dyn WeightSource,
+    whole: &dyn WeightSource,
+    notes: &[String],
+) -> Result<Outcome, Failure> {
     let report_file = o.report.as_deref().map(OutFile::report).transpose()?;
     let input_names: Vec<data::Declared> = plan.inputs.iter().map(Into::into).collect();
     let output_names: Vec<data::Declared> = plan.outputs.iter().map(Into::into).collect();
-    let inputs = data::read(&o.inputs, "input", &input_names)?;
-    let expected = match &o.expect {
-        Some(p) => Some(data::read(p, "output", &output_names)?),
-        None => None,
-    };
+    let inputs = data::read(&o.inputs, data::Side { prefix: "input", values: &input_names, others: &output_names })?;
+    let read = |p| data::read(p, data::Side { prefix: "output", values: &output_names, others: &input_names });
+    let expected = o.expect.as_deref().map(read).transpose()?;
     let bar = super::optimize::progress(plan.stages.iter().map(|s| s.steps.len() as u64).sum(), "step");
     let tick = |p: executor::Progress| {
         if p.rank.is_multiple_of(plan.mapping.tp) {
@@ -182,7 +211,7 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
     let verify = if o.verify { Some(verify(o, plan, whole, &inputs, &result, &mut time_ms)?) } else { None };
 
     if let Some(dir) = &o.outputs {
-        data::write(dir, &result.outputs, &result.data)?;
+        data::write(dir, &output_names, &result.outputs, &result.data)?;
     }
     let tensors = result.outputs.iter().map(|(name, t)| Output {
         name: name.clone(),
@@ -199,7 +228,8 @@ fn execute(o: &Options, plan: &Plan, weights: &dyn WeightSource, whole: &dyn Wei
     let order = |o: &Output| plan.outputs.iter().position(|p| p.name == o.name);
     let mut outputs: Vec<Output> = tensors.chain(others).collect();
     outputs.sort_by_key(order);
-    let report = Report { schema: 1, ranks: plan.mapping.world(), backend: "cpu", outputs, expect, verify, time_ms };
+    let report =
+        Report { schema: 1, ranks: plan.mapping.world(), notes, backend: "cpu", outputs, expect, verify, time_ms };
     let text = summary(&report);
     deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
@@ -278,9 +308,12 @@ fn verify(
     Ok(Verify { check, first_bad })
 }
 
-fn summary(r: &Report) -> String {
+fn summary(r: &Report<'_>) -> String {
     let run = r.time_ms.get("run").copied().unwrap_or(0.0);
-    let mut t = format!("ran on {} cpu rank{} in {run:.1} ms\n", r.ranks, if r.ranks == 1 { "" } else { "s" });
+    let mut t = format!("ran on {} in {run:.1} ms\n", counted(r.ranks, "cpu rank"));
+    for n in r.notes {
+        t += &format!("note: {n}\n");
+    }
     for out in r.outputs.iter().take(4) {
         match &out.what {
             Some(what) => t += &format!("  {}: {what}\n", out.name),

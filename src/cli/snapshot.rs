@@ -64,7 +64,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     let shown = difference.as_ref().map_or_else(String::new, |d| d.text(false));
     if let Some(file) = file {
         file.write(&text)?;
-        print(&format!("{shown}wrote {name}: {} nodes\n", graph.len()))?;
+        print(&format!("{shown}wrote {name}: {}\n", super::counted(graph.len(), "node")))?;
         return Ok(Outcome::Done);
     }
     print(&shown)?;

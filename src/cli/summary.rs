@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::report::Report;
+use super::{counted, plural};
 use crate::explain::WhyNot;
 use crate::pipeline::Compiled;
 
@@ -37,23 +38,40 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
     let m = &r.mapping;
     let _ = writeln!(
         t,
-        "{}: {} nodes, opset {}, {} weights of {}",
+        "{}: {}, opset {}, {} of {}",
         r.model.path,
-        r.model.nodes,
+        counted(r.model.nodes, "node"),
         r.model.opset,
-        r.model.weights,
+        counted(r.model.weights, "weight"),
         bytes(r.model.weight_bytes)
     );
     if r.model.random_weights > 0 {
         let n = r.model.random_weights;
         let seed = c.plan.random.first().map_or(0, |w| w.seed);
-        let _ = writeln!(t, "data of {n} of {} weights is absent and made up, seed {seed}", r.model.weights);
+        let _ = writeln!(t, "data of {n} of {} is absent and made up, seed {seed}", counted(r.model.weights, "weight"));
     }
-    let _ = writeln!(t, "tp {} x pp {} = {} rank{}", m.tp, m.pp, m.world, if m.world == 1 { "" } else { "s" });
+    for n in &r.model.notes {
+        let _ = writeln!(t, "note: {n}");
+    }
+    if !r.model.defaults.is_empty() {
+        let n = r.model.defaults.len();
+        let _ = writeln!(
+            t,
+            "{} default value{}: {} (whole on every rank; --freeze-defaults makes constants of them)",
+            if n == 1 { "1 input has a".to_owned() } else { format!("{n} inputs have") },
+            plural(n),
+            list(&r.model.defaults)
+        );
+    }
+    let _ = writeln!(t, "tp {} x pp {} = {}", m.tp, m.pp, counted(m.world, "rank"));
     let _ = writeln!(
         t,
-        "e-graph: {} after {} rounds, {} e-nodes in {} e-classes",
-        r.saturate.stop, r.saturate.iterations, r.saturate.e_nodes, r.saturate.e_classes
+        "e-graph: {} after {}, {} in {}",
+        r.saturate.stop,
+        counted(r.saturate.iterations, "round"),
+        counted(r.saturate.e_nodes, "e-node"),
+        // The plural is irregular.
+        if r.saturate.e_classes == 1 { "1 e-class".to_owned() } else { format!("{} e-classes", r.saturate.e_classes) }
     );
     let own = r.own_rules.names.len();
     if own > 0 {
@@ -86,8 +104,9 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
     );
     let _ = writeln!(
         t,
-        "certificate: {} groups, {} calls, matched and free of deadlock",
-        r.certificate.groups, r.certificate.collectives
+        "certificate: {}, {}, matched and free of deadlock",
+        counted(r.certificate.groups, "group"),
+        counted(r.certificate.collectives, "call")
     );
     let ms = |k: &str| r.time_ms.get(k).copied().unwrap_or(0.0);
     let _ = writeln!(

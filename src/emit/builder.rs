@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use sinter_runtime::standard::{Constant, Kind};
+
+use super::versions::{NATIVE, Opsets};
 use super::{EmitError, Result};
 use crate::import;
 use crate::import::proto::{
-    AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, TensorProto, attribute_proto::AttributeType,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
 };
 use crate::ir::{DType, Dim, Literal, TensorType, unique_name};
 
@@ -15,11 +19,6 @@ use crate::ir::{DType, Dim, Literal, TensorType, unique_name};
 pub(super) const DOMAIN: &str = "sinter";
 /// The domain of ONNX Runtime's contributed operators.
 pub(super) const CONTRIB: &str = "com.microsoft";
-/// The opset of the default domain in files.
-pub(super) const OPSET: i64 = 21;
-/// The opset in files for models that need as much themselves: it has norms and rotary embeddings of its own.
-pub(super) const NATIVE: i64 = 23;
-
 /// A value of the file: its name and its type.
 #[derive(Clone, Debug)]
 pub(super) struct Val {
@@ -38,9 +37,11 @@ pub(super) struct Builder {
     pub(super) functions: Vec<FunctionProto>,
     /// Where the extent behind a symbol is read: value and axis.
     pub(super) symbols: BTreeMap<String, (String, usize)>,
-    /// Opset of the default domain.
-    pub(super) opset: i64,
-    /// Set in the body of a function, where constants are nodes.
+    /// Opsets by domain.
+    pub(super) opsets: Opsets,
+    /// What values are that are no tensors of numbers of a known rank.
+    pub(super) kinds: BTreeMap<String, Kind>,
+    /// Set in the body of a function or of control flow, where constants are nodes.
     is_function: bool,
     /// Values whose elements are finite numbers, whatever the inputs are.
     pub(super) finite: BTreeSet<String>,
@@ -56,13 +57,13 @@ pub(super) struct Builder {
 
 impl Builder {
     /// An empty main graph.
-    pub(super) fn new(opset: i64) -> Builder {
-        Builder { opset, ..Builder::default() }
+    pub(super) fn new(opsets: Opsets) -> Builder {
+        Builder { opsets, ..Builder::default() }
     }
 
     /// Whether the opset has norms and rotary embeddings.
     pub(super) fn is_native(&self) -> bool {
-        self.opset >= NATIVE
+        self.opsets.of("") >= NATIVE
     }
 
     /// Remembers where an extent can be read.
@@ -131,6 +132,18 @@ impl Builder {
         Ok(made)
     }
 
+    /// Adds nodes to a body in place of the graph, and gives them. What is made once in the body is not known behind it.
+    pub(super) fn scope<T>(&mut self, make: impl FnOnce(&mut Builder) -> Result<T>) -> Result<(Vec<NodeProto>, T)> {
+        // A body has its constants itself: it is whole wherever it is put.
+        let is_function = std::mem::replace(&mut self.is_function, true);
+        let nodes = std::mem::take(&mut self.nodes);
+        let (cache, cached) = (std::mem::take(&mut self.cache), std::mem::take(&mut self.cached));
+        let made = make(self);
+        let inner = std::mem::replace(&mut self.nodes, nodes);
+        (self.cache, self.cached, self.is_function) = (cache, cached, is_function);
+        Ok((inner, made?))
+    }
+
     /// Gives the result `from` of the nodes that were added since `start` another name; false where it is not
     /// theirs alone.
     pub(super) fn rename(&mut self, start: usize, from: &str, to: &str) -> bool {
@@ -140,6 +153,11 @@ impl Builder {
         }
         for n in &mut self.nodes[start..] {
             n.input.iter_mut().chain(&mut n.output).filter(|s| *s == from).for_each(|s| to.clone_into(s));
+            let bodies = n.attribute.iter_mut().filter_map(|a| a.g.as_mut());
+            bodies.for_each(|g| rename_within(g, from, to));
+        }
+        if let Some(kind) = self.kinds.remove(from) {
+            self.kinds.insert(to.to_owned(), kind);
         }
         self.symbols.values_mut().filter(|(s, _)| s == from).for_each(|(s, _)| to.clone_into(s));
         true
@@ -153,7 +171,7 @@ impl Builder {
             let mut t = TensorProto {
                 dims: value.shape.iter().map(|&d| d as i64).collect(),
                 data_type: Some(data_type),
-                raw_data: Some(Bytes::from(value.data.clone())),
+                raw_data: Some(Bytes::from(raw(value.dtype, &value.data))),
                 ..TensorProto::default()
             };
             if b.is_function {
@@ -215,7 +233,8 @@ impl Builder {
         results: &[&str],
         body: impl FnOnce(&mut Builder, &[Val]) -> Result<Vec<String>>,
     ) -> Result<Vec<String>> {
-        let mut inner = Builder { is_function: true, opset: self.opset, hint: "v".to_owned(), ..Builder::default() };
+        let mut inner =
+            Builder { is_function: true, opsets: self.opsets.clone(), hint: "v".to_owned(), ..Builder::default() };
         let mut inside = vec![];
         for (n, v) in operands {
             inner.reserve(n);
@@ -241,7 +260,7 @@ impl Builder {
             input: operands.iter().map(|(n, _)| (*n).to_owned()).collect(),
             output: results.iter().map(|n| (*n).to_owned()).collect(),
             attribute: inner.params.iter().map(|(n, _)| n.clone()).collect(),
-            opset_import: opsets(inner.nodes.iter(), inner.opset),
+            opset_import: opsets(inner.nodes.iter(), &inner.opsets),
             node: inner.nodes,
             ..FunctionProto::default()
         };
@@ -387,16 +406,46 @@ impl Builder {
 }
 
 /// The operator sets that nodes use.
-pub(super) fn opsets<'a>(nodes: impl Iterator<Item = &'a NodeProto>, opset: i64) -> Vec<OperatorSetIdProto> {
+pub(super) fn opsets<'a>(nodes: impl Iterator<Item = &'a NodeProto>, versions: &Opsets) -> Vec<OperatorSetIdProto> {
     let mut domains: BTreeSet<&str> = BTreeSet::from([""]);
-    domains.extend(nodes.map(|n| n.domain()));
-    let version = |d: &str| if d.is_empty() { opset } else { 1 };
-    domains.into_iter().map(|d| OperatorSetIdProto { domain: Some(d.to_owned()), version: Some(version(d)) }).collect()
+    nodes.for_each(|n| {
+        each_node(n, &mut |n| {
+            domains.insert(n.domain());
+        })
+    });
+    domains
+        .into_iter()
+        .map(|d| OperatorSetIdProto { domain: Some(d.to_owned()), version: Some(versions.of(d)) })
+        .collect()
 }
 
-/// The ONNX number of an element type. Files hold f4e2m1 two a byte, from an opset on that ONNX files of plans do not have.
+/// A node and those of its bodies.
+pub(super) fn each_node<'a>(n: &'a NodeProto, visit: &mut dyn FnMut(&'a NodeProto)) {
+    visit(n);
+    for g in n.attribute.iter().filter_map(|a| a.g.as_ref()) {
+        g.node.iter().for_each(|inner| each_node(inner, visit));
+    }
+}
+
+/// Another name for a value that bodies read; their own values have names of their own.
+fn rename_within(g: &mut GraphProto, from: &str, to: &str) {
+    for n in &mut g.node {
+        n.input.iter_mut().filter(|s| *s == from).for_each(|s| to.clone_into(s));
+        n.attribute.iter_mut().filter_map(|a| a.g.as_mut()).for_each(|g| rename_within(g, from, to));
+    }
+}
+
+/// The ONNX number of an element type.
 pub(super) fn data_type(dtype: DType) -> Result<i32> {
-    import::data_type(dtype).filter(|_| dtype != DType::F4E2M1).ok_or(EmitError::DType(dtype))
+    import::data_type(dtype).ok_or(EmitError::DType(dtype))
+}
+
+/// The data of a tensor as ONNX files hold it: elements of less than a byte share bytes.
+fn raw(dtype: DType, data: &[u8]) -> Vec<u8> {
+    let Some(bits) = import::packed_bits(dtype) else { return data.to_vec() };
+    let mut out = vec![];
+    super::packed::pack(bits, data, &mut out);
+    out
 }
 
 pub(super) fn int(name: &str, value: i64) -> AttributeProto {
@@ -424,15 +473,55 @@ pub(super) fn strings(name: &str, values: &[String]) -> AttributeProto {
     AttributeProto { strings: values, ..attribute(name, AttributeType::Strings) }
 }
 
-/// An attribute that is a tensor.
-pub(super) fn constant_tensor(name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<AttributeProto> {
-    let value = TensorProto {
-        dims: shape.iter().map(|&d| d as i64).collect(),
-        data_type: Some(data_type(dtype)?),
-        raw_data: Some(Bytes::from(data.to_vec())),
-        ..TensorProto::default()
-    };
+/// An attribute that is a tensor, of strings too.
+pub(super) fn constant_tensor(name: &str, c: &Constant) -> Result<AttributeProto> {
+    let mut value = TensorProto { dims: c.shape.iter().map(|&d| d as i64).collect(), ..TensorProto::default() };
+    if c.dtype == DType::Opaque {
+        value.data_type = Some(import::STRING);
+        value.string_data = c.texts.iter().map(|s| s.as_bytes().to_vec()).collect();
+    } else {
+        value.data_type = Some(data_type(c.dtype)?);
+        value.raw_data = Some(Bytes::from(raw(c.dtype, &c.data)));
+    }
     Ok(tensor(name, value))
+}
+
+/// An attribute that is a type.
+pub(super) fn type_value(name: &str, value: TypeProto) -> AttributeProto {
+    AttributeProto { tp: Some(value), ..attribute(name, AttributeType::TypeProto) }
+}
+
+/// An attribute that is a graph.
+pub(super) fn graph_value(name: &str, value: GraphProto) -> AttributeProto {
+    AttributeProto { g: Some(value), ..attribute(name, AttributeType::Graph) }
+}
+
+/// A body: operands and results have names, and types where they are known.
+pub(super) fn graph(
+    name: &str,
+    inputs: Vec<ValueInfoProto>,
+    nodes: Vec<NodeProto>,
+    outputs: Vec<ValueInfoProto>,
+) -> GraphProto {
+    GraphProto { name: Some(name.to_owned()), node: nodes, input: inputs, output: outputs, ..GraphProto::default() }
+}
+
+/// A node.
+pub(super) fn node(
+    domain: &str,
+    op: &str,
+    inputs: &[String],
+    outputs: &[String],
+    attributes: Vec<AttributeProto>,
+) -> NodeProto {
+    NodeProto {
+        input: inputs.to_vec(),
+        output: outputs.to_vec(),
+        op_type: Some(op.to_owned()),
+        domain: (!domain.is_empty()).then(|| domain.to_owned()),
+        attribute: attributes,
+        ..NodeProto::default()
+    }
 }
 
 fn tensor(name: &str, value: TensorProto) -> AttributeProto {

@@ -6,23 +6,31 @@
 //! What crosses a stage boundary is an output of one file and an input of the other, under one name.
 
 mod builder;
+mod convert;
 mod nn;
 mod ops;
+mod packed;
 mod quant;
 mod special;
+mod standard;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
 
 use prost::Message as _;
 use sinter_runtime::plan::{Plan, Source, Stage, Value, ValueId, WeightEntry};
+use sinter_runtime::standard::Kind;
 
-use self::builder::{Builder, NATIVE, OPSET, Val, data_type, opsets};
+use self::builder::{Builder, Val, data_type, each_node, opsets};
 use self::ops::Place;
-use crate::import::Weights;
+use self::versions::{NATIVE, OPSET, Opsets};
 use crate::import::proto::{
-    GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_proto::DataLocation, tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto,
+    FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_proto::DataLocation, tensor_shape_proto::Dimension, tensor_shape_proto::dimension,
+    type_proto,
 };
+use crate::import::{Weights, packed_bits};
 use crate::ir::{DType, Dim, Op, TensorType, unique_name};
 use crate::lower::{self, LowerError};
 
@@ -41,6 +49,28 @@ pub enum EmitError {
     /// An operator has no ONNX form.
     #[error("`{0}` cannot be written as ONNX")]
     Operator(String),
+    /// What an operator of an opset means has no form in the opset of the file.
+    #[error("{op} of opset {opset} cannot be written as ONNX: {why}")]
+    Version {
+        /// The operator.
+        op: String,
+        /// The model's opset.
+        opset: i64,
+        /// What stands against it.
+        why: String,
+    },
+    /// A node that the opset of the file does not have.
+    #[error("defect: the {op} that makes `{value}` is no operator of opset {opset}: {why}")]
+    Invalid {
+        /// The operator.
+        op: String,
+        /// The first result.
+        value: String,
+        /// The file's opset.
+        opset: i64,
+        /// What is wrong.
+        why: String,
+    },
     /// The operator of a named value has none.
     #[error("value `{value}`: {cause}")]
     At {
@@ -55,6 +85,9 @@ pub enum EmitError {
     /// No input tells an extent.
     #[error("the extent `{0}` is that of no input of the file, so no node can compute it")]
     Symbol(String),
+    /// Nothing tells what a value is that leaves a stage.
+    #[error("value `{0}` crosses stages, and what it is only a run tells: use --pp 1")]
+    Kind(String),
     /// A defect of the compiler.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -74,6 +107,24 @@ pub struct Blob<'w> {
     pub offset: u64,
     /// What it is.
     pub weight: WeightEntry<'w>,
+}
+
+impl Blob<'_> {
+    /// Its length in the file, where elements of less than a byte share bytes.
+    pub fn bytes(&self) -> usize {
+        match packed_bits(self.weight.dtype) {
+            Some(bits) => self.weight.bytes().div_ceil(8 / bits),
+            None => self.weight.bytes(),
+        }
+    }
+
+    /// Writes it; it is never held in memory as a whole.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Some(bits) = packed_bits(self.weight.dtype) else { return self.weight.write(out) };
+        let mut packer = packed::Packer::new(bits, out);
+        self.weight.write(&mut packer)?;
+        packer.finish()
+    }
 }
 
 /// The ONNX file of a rank.
@@ -102,40 +153,31 @@ pub struct Form {
     /// Which operators stand for fused ones.
     pub dialect: Dialect,
     /// Opset of the default domain in the model that was compiled. What reads the model reads the files, which are of
-    /// opset 21, or 23 for models of opset 23 and newer.
+    /// opset 21, or 23 for models of opset 23 and newer, or of a newer one where an operator of the model needs it.
     pub opset: i64,
 }
 
 /// The file of one rank of a plan. `data` is the name of the data file, beside the model.
 pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data: &str) -> Result<File<'w>> {
     let dialect = form.dialect;
-    let opset = if form.opset >= NATIVE && dialect == Dialect::Standard { NATIVE } else { OPSET };
+    let base = if form.opset >= NATIVE && dialect == Dialect::Standard { NATIVE } else { OPSET };
     let (s, column) = (rank / plan.mapping.tp, rank % plan.mapping.tp);
     let place = Place { dialect, index: column, size: plan.mapping.tp };
-    let mut r = Rank {
-        plan,
-        stage: &plan.stages[s],
-        s,
-        place,
-        boundaries: boundaries(plan),
-        b: Builder::new(opset),
-        names: BTreeMap::new(),
-        inputs: vec![],
-        outputs: vec![],
-        infos: vec![],
-        metadata: vec![],
-    };
-    r.reserve_names();
-    r.declare_inputs()?;
-    for step in &r.stage.steps {
-        let name = step.outputs.iter().flatten().next().map_or("send", |v| &r.stage.value(*v).name).to_owned();
-        r.step(step).map_err(|e| match e {
-            EmitError::At { .. } | EmitError::Lower(_) => e,
-            cause => EmitError::At { value: name, cause: Box::new(cause) },
-        })?;
+    let opsets = versions::opsets(plan, base)?;
+    // What a value that is no tensor of numbers is, only the nodes that make it tell: those of earlier stages too.
+    let mut sent = BTreeMap::new();
+    let first = if plan.stages.iter().any(sends_opaque) { 0 } else { s };
+    for stage in first..s {
+        let r = Rank::new(plan, stage, place, opsets.clone(), sent).nodes()?;
+        sent = r.boundaries.values().filter_map(|n| Some((n.clone(), r.b.kinds.get(n)?.clone()))).collect();
     }
-    r.declare_outputs()?;
-    r.finish(weights, rank, data)
+    Rank::new(plan, s, place, opsets, sent).nodes()?.finish(weights, rank, data)
+}
+
+/// Whether a value that is no tensor of numbers leaves a stage.
+fn sends_opaque(stage: &Stage) -> bool {
+    let opaque = |v: &ValueId| stage.value(*v).ty.dtype == DType::Opaque;
+    stage.steps.iter().any(|t| matches!(t.op, Op::Send { .. }) && t.inputs.iter().any(opaque))
 }
 
 /// The file of a rank under construction.
@@ -151,11 +193,57 @@ struct Rank<'p> {
     names: BTreeMap<ValueId, String>,
     inputs: Vec<ValueInfoProto>,
     outputs: Vec<ValueInfoProto>,
+    /// Inputs with default values, by index into the plan's, and the parts that the file is given.
+    defaults: Vec<(usize, Option<crate::ir::Part>)>,
     infos: Vec<ValueInfoProto>,
     metadata: Vec<StringStringEntryProto>,
 }
 
 impl<'p> Rank<'p> {
+    /// The file without nodes; `sent` is what values of earlier stages are that are no tensors of numbers.
+    fn new(plan: &'p Plan, s: usize, place: Place, opsets: Opsets, sent: BTreeMap<String, Kind>) -> Rank<'p> {
+        let mut b = Builder::new(opsets);
+        b.kinds = sent;
+        Rank {
+            plan,
+            stage: &plan.stages[s],
+            s,
+            place,
+            boundaries: boundaries(plan),
+            b,
+            names: BTreeMap::new(),
+            inputs: vec![],
+            outputs: vec![],
+            defaults: vec![],
+            infos: vec![],
+            metadata: vec![],
+        }
+    }
+
+    /// The file with its nodes.
+    fn nodes(mut self) -> Result<Rank<'p>> {
+        self.reserve_names();
+        self.declare_inputs()?;
+        for step in &self.stage.steps {
+            let name = step.outputs.iter().flatten().next().map_or("send", |v| &self.stage.value(*v).name).to_owned();
+            self.step(step).map_err(|e| match e {
+                EmitError::At { .. } | EmitError::Lower(_) => e,
+                cause => EmitError::At { value: name, cause: Box::new(cause) },
+            })?;
+        }
+        self.declare_outputs()?;
+        Ok(self)
+    }
+
+    /// What a value is that crosses stages; `None` for a tensor of numbers.
+    fn crossing(&self, name: &str, ty: &TensorType) -> Result<Option<String>> {
+        match self.b.kinds.get(name) {
+            _ if ty.dtype != DType::Opaque => Ok(None),
+            Some(kind) if *kind != Kind::Unknown => Ok(Some(kind.to_string())),
+            _ => Err(EmitError::Kind(name.to_owned())),
+        }
+    }
+
     /// Names that belong to the interface are not made up for anything else.
     fn reserve_names(&mut self) {
         let plan = self.plan;
@@ -207,7 +295,13 @@ impl<'p> Rank<'p> {
                 _ => (decl.ty.clone(), None),
             };
             self.see(&decl.name, &ty, &mut needed);
-            self.inputs.push(info(&decl.name, &ty)?);
+            self.inputs.push(declaration(&decl.name, &ty, decl.kind.as_deref())?);
+            if let Some(kind) = decl.kind.as_deref().and_then(Kind::parse) {
+                self.b.kinds.insert(decl.name.clone(), kind);
+            }
+            if decl.default {
+                self.defaults.push((index, part));
+            }
             if let Some(p) = part {
                 self.note_part("input", &decl.name, p);
             }
@@ -225,7 +319,8 @@ impl<'p> Rank<'p> {
         }
         for v in received {
             self.see(&v.name, &v.ty, &mut needed);
-            self.inputs.push(info(&v.name, &v.ty)?);
+            let kind = self.crossing(&v.name, &v.ty)?;
+            self.inputs.push(declaration(&v.name, &v.ty, kind.as_deref())?);
         }
         Ok(())
     }
@@ -295,7 +390,7 @@ impl<'p> Rank<'p> {
         if !self.b.rename(start, &made, &name) {
             return Ok(made);
         }
-        if wanted.is_none() {
+        if wanted.is_none() && v.ty.dtype != DType::Opaque {
             self.infos.push(info(&name, &v.ty)?);
         }
         Ok(name)
@@ -343,20 +438,22 @@ impl<'p> Rank<'p> {
         let (plan, s) = (self.plan, self.s);
         let mut declared = BTreeSet::new();
         for o in plan.outputs.iter().filter(|o| o.stage == s) {
-            self.deliver(o.value, &o.name, &mut declared)?;
+            self.deliver(o.value, &o.name, o.kind.as_deref(), &mut declared)?;
             if let Some(p) = o.part {
                 self.note_part("output", &o.name, p);
             }
         }
         for ((from, id), name) in self.boundaries.clone() {
             if from == self.s {
-                self.deliver(id, &name, &mut declared)?;
+                let ty = &self.stage.value(id).ty;
+                let kind = self.crossing(&name, ty)?;
+                self.deliver(id, &name, kind.as_deref(), &mut declared)?;
             }
         }
         Ok(())
     }
 
-    fn deliver(&mut self, id: ValueId, name: &str, declared: &mut BTreeSet<String>) -> Result<()> {
+    fn deliver(&mut self, id: ValueId, name: &str, kind: Option<&str>, declared: &mut BTreeSet<String>) -> Result<()> {
         if !declared.insert(name.to_owned()) {
             return Ok(());
         }
@@ -366,8 +463,24 @@ impl<'p> Rank<'p> {
             let copy = self.b.op("Identity", &[&v.name], vec![]);
             self.b.rename(start, &copy, name);
         }
-        self.outputs.push(info(name, &v.ty)?);
+        self.outputs.push(declaration(name, &v.ty, kind)?);
         Ok(())
+    }
+
+    /// Whether every node is an operator of the file's opsets.
+    fn check(&self, functions: &[FunctionProto]) -> Result<()> {
+        let mut wrong = None;
+        for n in self.b.nodes.iter().chain(functions.iter().flat_map(|f| &f.node)) {
+            each_node(n, &mut |n| {
+                let opset = self.b.opsets.of(n.domain());
+                let Some(version) = versions::at(n.domain(), n.op_type(), opset) else { return };
+                if let Err(why) = version.check(n) {
+                    let (op, value) = (n.op_type().to_owned(), n.output.first().cloned().unwrap_or_default());
+                    wrong.get_or_insert(EmitError::Invalid { op, value, opset, why });
+                }
+            });
+        }
+        wrong.map_or(Ok(()), Err)
     }
 
     fn finish<'w>(mut self, weights: &'w Weights, rank: usize, data: &str) -> Result<File<'w>> {
@@ -381,20 +494,29 @@ impl<'p> Rank<'p> {
             .collect();
         let mut initializers = vec![];
         let (mut blobs, mut end) = (vec![], 0u64);
-        for w in lower::weight_entries(self.plan, rank, weights)? {
-            let Some(&name) = used.get(w.key.as_str()) else { continue };
+        let read = lower::weight_entries(self.plan, rank, weights)?;
+        let read = read.into_iter().filter_map(|w| Some((*used.get(w.key.as_str())?, w)));
+        let mut defaults = vec![];
+        for (i, part) in &self.defaults {
+            let input = &self.plan.inputs[*i];
+            let part = part.map(|p| (p, self.place.index));
+            defaults.push((input.name.as_str(), lower::default_entry(self.plan, input, part, weights)?));
+        }
+        for (name, w) in read.chain(defaults) {
             let mut t = TensorProto {
                 name: Some(name.to_owned()),
                 dims: w.shape.iter().map(|&d| d as i64).collect(),
                 data_type: Some(data_type(w.dtype)?),
                 ..TensorProto::default()
             };
-            let length = w.bytes();
+            let blob = Blob { offset: end.next_multiple_of(PAGE), weight: w };
+            let length = blob.bytes();
             if length < EXTERNAL {
-                let tensor = w.tensor().map_err(|e| LowerError::Invalid(e.to_string()))?;
-                t.raw_data = Some(bytes::Bytes::copy_from_slice(tensor.bytes()));
+                let mut data = vec![];
+                blob.write(&mut data).map_err(|e| LowerError::Invalid(e.to_string()))?;
+                t.raw_data = Some(data.into());
             } else {
-                let offset = end.next_multiple_of(PAGE);
+                let offset = blob.offset;
                 end = offset + length as u64;
                 let entry =
                     |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
@@ -404,7 +526,7 @@ impl<'p> Rank<'p> {
                     entry("offset", offset.to_string()),
                     entry("length", length.to_string()),
                 ];
-                blobs.push(Blob { offset, weight: w });
+                blobs.push(blob);
             }
             initializers.push(t);
         }
@@ -419,9 +541,11 @@ impl<'p> Rank<'p> {
             n.name = n.output.iter().find(|o| !o.is_empty()).cloned();
         }
         let functions = std::mem::take(&mut self.b.functions);
-        let mut opset_import = opsets(self.b.nodes.iter().chain(functions.iter().flat_map(|f| &f.node)), self.b.opset);
+        let mut opset_import =
+            opsets(self.b.nodes.iter().chain(functions.iter().flat_map(|f| &f.node)), &self.b.opsets);
         opset_import.sort_by(|a, b| a.domain.cmp(&b.domain));
-        let native = self.b.is_native();
+        self.check(&functions)?;
+        let opset = self.b.opsets.of("");
         let graph = GraphProto {
             name: Some(self.plan.model.clone()),
             node: self.b.nodes,
@@ -433,7 +557,7 @@ impl<'p> Rank<'p> {
         };
         let model = ModelProto {
             // The version of the file format that came with the opset.
-            ir_version: Some(if native { 11 } else { 10 }),
+            ir_version: Some(ir_version(opset)),
             opset_import,
             producer_name: Some("sinter".to_owned()),
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -443,6 +567,17 @@ impl<'p> Rank<'p> {
             ..ModelProto::default()
         };
         Ok(File { model, data: blobs })
+    }
+}
+
+/// The version of the file format that came with an opset.
+fn ir_version(opset: i64) -> i64 {
+    match opset {
+        ..=22 => 10,
+        23 => 11,
+        24 => 12,
+        25..=27 => 13,
+        _ => 14,
     }
 }
 
@@ -502,6 +637,18 @@ fn symbols(stage: &Stage, read: &[bool]) -> BTreeSet<String> {
         v.ty.shape.iter().for_each(|d| d.collect_symbols(&mut out));
     }
     out
+}
+
+/// The declaration of an input or output; `kind` is what it is where it is no tensor of numbers.
+fn declaration(name: &str, ty: &TensorType, kind: Option<&str>) -> Result<ValueInfoProto> {
+    match kind.and_then(Kind::parse) {
+        None => info(name, ty),
+        Some(kind) => Ok(ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(standard::type_of(&kind)?),
+            ..ValueInfoProto::default()
+        }),
+    }
 }
 
 /// The declaration of a value.

@@ -14,7 +14,10 @@ pub(super) struct Scores {
     pub(super) causal: bool,
     /// 0 for none.
     pub(super) softcap: f64,
+    /// Whether rows without a key are zeros.
     pub(super) safe: bool,
+    /// Whether all rows that would be NaN are zeros.
+    pub(super) always: bool,
 }
 
 /// Calls a function with one result.
@@ -139,17 +142,13 @@ fn fits_contrib(p: &Place, x: &[Val]) -> bool {
         && matches!(x[0].ty.rank(), 2 | 3)
 }
 
-pub(super) fn rms_norm(b: &mut Builder, p: &Place, x: &[Val], eps: f64) -> Result<String> {
+pub(super) fn rms_norm(b: &mut Builder, x: &[Val], eps: f64) -> Result<String> {
     let dtype = x[0].ty.dtype;
     let same = x.iter().all(|v| v.ty.dtype == dtype);
-    if p.dialect == Dialect::Ort && same && matches!(dtype, DType::F32 | DType::F64 | DType::F16) {
-        // ONNX Runtime has this operator in the default domain.
-        let attributes = vec![int("axis", -1), float("epsilon", eps as f32), int("stash_type", 1)];
-        return Ok(b.op("SimplifiedLayerNormalization", &[&x[0].name, &x[1].name], attributes));
-    }
     if b.is_native() && same && dtype != DType::F64 {
         return rms_body(b, &x[0].name, dtype, &x[1], eps);
     }
+    // ONNX Runtime makes its own operator of the function's body, which the schemas of ONNX do not have.
     let doc = "x / sqrt(mean(x^2) + epsilon) * weight over the last axis.";
     function(b, "RmsNorm", doc, &[("x", &x[0]), ("weight", &x[1])], |b, x| rms_body(b, &x[0].name, dtype, &x[1], eps))
 }
@@ -339,6 +338,9 @@ pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> 
     let bias = bias(b, x, how)?;
     let dtype = x[0].ty.dtype;
     if let Some(sink) = x.get(4) {
+        if how.always {
+            return Err(super::EmitError::Operator("attention with a sink and zeros for NaN".to_owned()));
+        }
         let y = attention_with_sink(b, x, bias.value.as_ref(), sink, how)?;
         return match bias.rows {
             None => Ok(y),
@@ -350,7 +352,7 @@ pub(super) fn attention(b: &mut Builder, p: &Place, x: &[Val], how: &Scores) -> 
     }
     let mut operands = vec![("q", &x[0]), ("k", &x[1]), ("v", &x[2])];
     operands.extend(bias.value.as_ref().map(|v| ("bias", v)));
-    let guard = how.safe && bias.empty && bias.rows.is_none();
+    let guard = how.always || how.safe && bias.empty && bias.rows.is_none();
     let y = if p.dialect == Dialect::Ort {
         let all: Vec<Val> = operands.iter().map(|(_, v)| (*v).clone()).collect();
         attention_body(b, p, &all, how, guard)?

@@ -1,9 +1,9 @@
 //! One operator of a plan as ONNX nodes.
 
 use super::builder::{Builder, CONTRIB, Val, int};
-use super::{Dialect, EmitError, Result, nn, quant, special};
+use super::{Dialect, EmitError, Result, nn, quant, special, standard};
 use crate::ir::norm::Quant;
-use crate::ir::{Body, DType, Dim, Literal, Op, TensorType};
+use crate::ir::{Body, DType, Dim, Literal, Op, Safe, TensorType};
 
 /// What the nodes of one rank depend on.
 #[derive(Clone, Copy)]
@@ -68,14 +68,14 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::ReduceMax { axes, keepdims } => one(reduce(b, "ReduceMax", names[0], axes, *keepdims)?),
         Op::Softmax { axis, safe } => {
             let y = b.op("Softmax", &names, vec![int("axis", *axis)]);
-            one(if *safe { nn::zero_where_nan(b, &y, x[0].ty.dtype)? } else { y })
+            one(if *safe == Safe::No { y } else { nn::zero_where_nan(b, &y, x[0].ty.dtype)? })
         }
         Op::Matmul { trans_b } => one(nn::matmul(b, p, x, *trans_b)?),
         Op::Silu {} => one(nn::silu(b, p, &x[0])?),
         Op::Gelu { tanh } => one(nn::gelu(b, names[0], *tanh)),
         Op::SiluMul {} => one(nn::silu_mul(b, p, x)?),
         Op::GeluMul { tanh } => one(nn::gelu_mul(b, p, x, *tanh)?),
-        Op::RmsNorm { eps } => one(nn::rms_norm(b, p, x, eps.0)?),
+        Op::RmsNorm { eps } => one(nn::rms_norm(b, x, eps.0)?),
         Op::LayerNorm { eps } => one(nn::layer_norm(b, x, eps.0)?),
         Op::AddRmsNorm { eps } => nn::add_rms_norm(b, p, x, eps.0, wanted),
         Op::AddLayerNorm { eps } => nn::add_layer_norm(b, p, x, eps.0),
@@ -88,13 +88,14 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
             nn::add_layer_norm(b, p, &summed, eps.0)
         }
         Op::Rotary { interleaved } => one(nn::rotary(b, p, x, *interleaved)?),
-        Op::Standard { call } => special::standard(b, call, x),
+        Op::Standard { call } => standard::standard(b, call, x),
         Op::Largest { k } => special::largest(b, &x[0], *k),
         Op::ExpertMatmul { bits } => one(special::expert_matmul(b, x, *bits)?),
         Op::Dequantize { bits } => one(special::dequantize(b, x, *bits)?),
         Op::Append { tokens } => one(special::append(b, x, tokens)?),
         Op::Attention { scale, causal, softcap, safe } => {
-            let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: *safe };
+            let (masked, always) = (*safe == Safe::Masked, *safe == Safe::Always);
+            let how = nn::Scores { scale: scale.0, causal: *causal, softcap: softcap.0, safe: masked, always };
             one(nn::attention(b, p, x, &how)?)
         }
 

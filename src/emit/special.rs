@@ -1,59 +1,8 @@
-//! Experts, weights of few bits, caches with row lengths, and standard operators as ONNX nodes.
+//! Experts, weights of few bits, and caches with row lengths as ONNX nodes.
 
-use sinter_runtime::standard::{Call, Constant, Value};
-
-use super::builder::{Builder, Val, constant_tensor, float, floats, int, ints, string, strings};
+use super::builder::{Builder, Val, int, string};
 use super::{EmitError, Result};
-use crate::ir::{DType, Dim, Literal, TensorType};
-
-/// Opsets of which the operators that come here mean the same; versions between them only add element types.
-const SAME: std::ops::RangeInclusive<i64> = 13..=25;
-
-/// A standard operator is written as it was read.
-pub(super) fn standard(b: &mut Builder, call: &Call, x: &[Val]) -> Result<Vec<String>> {
-    let refuse = |why: &str| Err(EmitError::Operator(format!("{} {why}", call.title())));
-    if call.domain.is_empty() && !SAME.contains(&call.opset) {
-        return refuse(&format!("of opset {}", call.opset));
-    }
-    if x.iter().any(|v| v.ty.dtype == DType::Opaque) || call.results.iter().any(|t| t.dtype == DType::Opaque) {
-        return refuse("on values that are no tensors of numbers");
-    }
-    let mut attributes = vec![];
-    for (name, v) in &call.attrs {
-        attributes.push(match v {
-            Value::Int(v) => int(name, *v),
-            Value::Float(v) => float(name, v.0 as f32),
-            Value::Text(v) => string(name, v),
-            Value::Ints(v) => ints(name, v),
-            Value::Floats(v) => floats(name, v.iter().map(|r| r.0 as f32)),
-            Value::Texts(v) => strings(name, v),
-            Value::Tensor(Constant { dtype, shape, data, .. }) => constant_tensor(name, *dtype, shape, data)?,
-            Value::Graph(_) => return refuse("with a body"),
-        });
-    }
-    let mut operands = x.iter();
-    let mut inputs: Vec<&str> = vec![];
-    for p in &call.present {
-        inputs.push(if *p { operands.next().map_or("", |v| v.name.as_str()) } else { "" });
-    }
-    let mut results = b.call(&call.domain, &call.op, &inputs, call.wanted.len(), attributes).into_iter();
-    let mut out: Vec<String> = vec![];
-    for w in &call.wanted {
-        let name = results.next().unwrap_or_default();
-        if *w {
-            out.push(name);
-        }
-    }
-    // Extents that only execution shows are read from the results.
-    for (name, t) in out.iter().zip(&call.results) {
-        for (axis, d) in t.shape.iter().enumerate() {
-            if let Some(s) = d.as_sym() {
-                b.symbol(s, name, axis);
-            }
-        }
-    }
-    Ok(out)
-}
+use crate::ir::{DType, Dim, Literal};
 
 /// The k largest of each row, and where they are.
 pub(super) fn largest(b: &mut Builder, x: &Val, k: i64) -> Result<Vec<String>> {
@@ -74,9 +23,8 @@ pub(super) fn expert_matmul(b: &mut Builder, x: &[Val], bits: i64) -> Result<Str
 /// Numbers of few bits as (number - zero) * scale.
 pub(super) fn dequantize(b: &mut Builder, x: &[Val], bits: i64) -> Result<String> {
     let bad = || EmitError::Operator(format!("dequantize of {} with {bits} bits", x[0].ty));
-    let extents = |t: &TensorType| t.shape.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
-    let (packed, scales) = (extents(&x[0].ty).ok_or_else(bad)?, extents(&x[1].ty).ok_or_else(bad)?);
-    let (Some((&m, lead)), Some(&runs)) = (packed.split_last(), scales.last()) else { return Err(bad()) };
+    let (Some((m, lead)), Some(runs)) = (x[0].ty.shape.split_last(), x[1].ty.shape.last()) else { return Err(bad()) };
+    let (Some(m), Some(runs)) = (m.as_const(), runs.as_const()) else { return Err(bad()) };
     if !matches!(bits, 1 | 2 | 4 | 8) || runs <= 0 {
         return Err(bad());
     }
@@ -99,9 +47,23 @@ pub(super) fn dequantize(b: &mut Builder, x: &[Val], bits: i64) -> Result<String
     }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let all = if let [one] = parts[..] { one.to_owned() } else { b.op("Concat", &parts, vec![int("axis", -1)]) };
-    let shape = |tail: &[i64]| [lead, tail].concat();
-    let by_run = b.ints(&shape(&[runs, width / runs]))?;
-    let numbers = b.op("Reshape", &[&all, &by_run], vec![]);
+    // The leading axes stay; their extents may be those of a run.
+    let shape = |b: &mut Builder, tail: &[i64]| {
+        let stays = |d: &Dim| d.as_const() != Some(0);
+        if lead.iter().all(stays) {
+            let keep: Vec<i64> = lead.iter().map(|d| d.as_const().unwrap_or(0)).collect();
+            return b.ints(&[&keep[..], tail].concat());
+        }
+        let tail: Vec<Dim> = tail.iter().map(|&n| Dim::from(n)).collect();
+        b.extents(&[lead, &tail].concat())
+    };
+    let reshape = |b: &mut Builder, x: &str, tail: &[i64]| {
+        let to = shape(b, tail)?;
+        let empty = lead.iter().any(|d| d.as_const() == Some(0));
+        let attributes = if empty { vec![int("allowzero", 1)] } else { vec![] };
+        Ok::<_, EmitError>(b.op("Reshape", &[x, &to], attributes))
+    };
+    let numbers = reshape(b, &all, &[runs, width / runs])?;
     let dtype = x[1].ty.dtype;
     let numbers = b.cast(&numbers, DType::U8, dtype)?;
     let zero = match x.get(2) {
@@ -114,8 +76,7 @@ pub(super) fn dequantize(b: &mut Builder, x: &[Val], bits: i64) -> Result<String
     let scale = b.op("Unsqueeze", &[&x[1].name, &last], vec![]);
     let from_zero = b.op("Sub", &[&numbers, &zero], vec![]);
     let scaled = b.op("Mul", &[&from_zero, &scale], vec![]);
-    let whole = b.ints(&shape(&[width]))?;
-    Ok(b.op("Reshape", &[&scaled, &whole], vec![]))
+    reshape(b, &scaled, &[width])
 }
 
 /// A cache whose rows have lengths of their own, after the new tokens: row by row the tokens are taken from

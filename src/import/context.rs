@@ -127,6 +127,8 @@ pub(super) struct Context<'a> {
     initializers: HashMap<&'a str, &'a TensorProto>,
     store: Store,
     weights: Weights,
+    /// Inputs whose default values are among the weights.
+    defaults: std::collections::BTreeSet<String>,
     /// Nodes made for symbolic values and constants.
     materialised: HashMap<String, NodeId>,
     /// Name of the node at hand, for the nodes made on its behalf.
@@ -158,6 +160,7 @@ impl<'a> Context<'a> {
             initializers,
             store,
             weights: Weights::default(),
+            defaults: std::collections::BTreeSet::new(),
             materialised: HashMap::new(),
             origin: String::new(),
         }
@@ -165,6 +168,17 @@ impl<'a> Context<'a> {
 
     pub(super) fn is_initializer(&self, name: &str) -> bool {
         self.initializers.contains_key(name)
+    }
+
+    /// Keeps the default value of an input, which no node may rely on.
+    pub(super) fn define_default(&mut self, name: &str, value: Weight) {
+        self.weights.0.insert(name.to_owned(), value);
+        self.defaults.insert(name.to_owned());
+    }
+
+    /// The inputs that have default values.
+    pub(super) fn defaults(&self) -> std::collections::BTreeSet<String> {
+        self.defaults.clone()
     }
 
     pub(super) fn define(&mut self, name: &str, val: Val) -> std::result::Result<(), ImportError> {
@@ -384,17 +398,26 @@ impl<'a> Context<'a> {
     /// The elements of an operand that is constant, where it is present.
     pub(super) fn constant_data(&mut self, node: &NodeProto, i: usize) -> Result<Option<Weight>> {
         Ok(match self.input(node, i)? {
-            Some(Val::Node(id)) => match &self.graph.node(id).op {
-                Op::Weight { name, .. } => self.weights.0.get(name).cloned(),
-                Op::Const { value } => Some(Weight::new(value.tensor_type(), bytes::Bytes::from(value.data.clone()))),
-                _ => None,
-            },
+            Some(Val::Node(id)) => self.constant_of(id),
             Some(Val::Sym(s)) => s.ints().map(|ints| {
                 let value = Literal::ints(s.dtype, if s.scalar { vec![] } else { vec![ints.len()] }, &ints);
                 Weight::new(value.tensor_type(), bytes::Bytes::from(value.data))
             }),
             None => None,
         })
+    }
+
+    /// The elements of a constant, reshaped or not.
+    fn constant_of(&self, id: NodeId) -> Option<Weight> {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Weight { name, .. } => self.weights.0.get(name).cloned(),
+            Op::Const { value } => Some(Weight::new(value.tensor_type(), bytes::Bytes::from(value.data.clone()))),
+            Op::Reshape { shape } if shape.iter().all(|d| d.as_const().is_some()) => {
+                Some(Weight { ty: node.ty().clone(), ..self.constant_of(node.inputs[0])? })
+            }
+            _ => None,
+        }
     }
 
     /// The integers of an operand that is constant, where it is present; an error where it is not constant.
@@ -448,7 +471,12 @@ impl<'a> Context<'a> {
                 Op::Const { value: Literal::ints(sym.dtype, shape, &ints) }
             }
             None if sym.dtype == DType::I64 => Op::Dims { values: sym.values.clone(), scalar: sym.scalar },
-            None => return Err(OpError::from("symbolic extents are needed in a type other than int64")),
+            None => {
+                let extents = self.materialise(&Val::Sym(SymTensor { dtype: DType::I64, ..sym.clone() }), name)?;
+                let id = self.add(Op::Cast { to: sym.dtype }, &[extents])?;
+                self.materialised.insert(key, id);
+                return Ok(id);
+            }
         };
         let types = crate::ir::infer(&op, &[])?;
         let id = self.leaf(name, op, types);
@@ -469,10 +497,10 @@ impl<'a> Context<'a> {
         }
         // A constant of one element means the same as a scalar wherever the other operand has its axes.
         let mut inputs = inputs.to_vec();
-        if let [a, b] = inputs[..]
-            && matches!(op.info().class, Class::Binary | Class::Commutative)
-        {
-            for (i, x, y) in [(0, a, b), (1, b, a)] {
+        if inputs.len() == 2 && matches!(op.info().class, Class::Binary | Class::Commutative) {
+            for (i, other) in [(0, 1), (1, 0)] {
+                // The other operand as it stands: the second of two such constants keeps its axes.
+                let (x, y) = (inputs[i], inputs[other]);
                 let rank = self.ty(x).rank();
                 if rank > 0
                     && rank <= self.ty(y).rank()
@@ -604,6 +632,7 @@ impl<'a> Context<'a> {
                 Op::Weight { name, .. } => Some(name.as_str()),
                 _ => None,
             })
+            .chain(self.defaults.iter().map(String::as_str))
             .collect();
         self.weights.0.retain(|name, _| used.contains(name.as_str()));
         (graph, self.weights)

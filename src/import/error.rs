@@ -21,6 +21,16 @@ pub enum ImportError {
         /// What the decoder said.
         cause: String,
     },
+    /// The path names something else.
+    #[error("{path} is not an ONNX model: it is {what}\n  help: {help}")]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        help: String,
+    },
     /// The model needs an operator set that this version does not read.
     #[error("{path} uses opset {found} of the default domain; this version reads opsets {min} to {max}")]
     Opset {

@@ -7,7 +7,7 @@ use super::weights;
 use crate::ir::DType;
 
 /// ONNX's number of the element type of strings.
-pub(super) const STRING: i32 = 8;
+pub(crate) const STRING: i32 = 8;
 
 /// What the model says that a value is. Ranks are believed, extents are not.
 pub(super) fn declared(v: &ValueInfoProto) -> Option<Kind> {

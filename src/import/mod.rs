@@ -7,6 +7,7 @@ mod attrs;
 mod body;
 mod context;
 mod error;
+mod foreign;
 mod functions;
 mod inline;
 mod kinds;
@@ -26,10 +27,11 @@ use sinter_runtime::standard::Kind;
 use self::context::{Context, Val};
 pub use self::error::ImportError;
 use self::functions::{Functions, Names};
+pub(crate) use self::kinds::STRING;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
-pub(crate) use self::weights::data_type;
 pub use self::weights::{Weight, Weights};
+pub(crate) use self::weights::{data_type, packed_bits};
 use crate::ir::{DType, Dim, Graph, Op, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
@@ -52,6 +54,10 @@ pub struct Imported {
     pub ranks: Option<usize>,
     /// What inputs and outputs are that are no tensors of numbers, in the text form of [`Kind`].
     pub kinds: BTreeMap<String, String>,
+    /// Inputs with a default value, which is in `weights` under the input's name.
+    pub defaults: BTreeSet<String>,
+    /// Where the model's declarations are not followed.
+    pub notes: Vec<String>,
 }
 
 /// The data of a stand-alone tensor message: element type, shape and elements.
@@ -72,7 +78,13 @@ pub struct Model {
     proto: ModelProto,
     /// Seed of weight data that is made up.
     seed: Option<u64>,
+    /// Whether inputs with default values are constants.
+    frozen: bool,
 }
+
+/// Since this version of the file format, an initializer that is also an input of the graph is the default value of that
+/// input. Older files list every initializer among the inputs; all of them are constants there.
+const DEFAULTS_SINCE: i64 = 4;
 
 /// Every operator that can be imported: domain and name, sorted.
 pub fn operators() -> Vec<(String, String)> {
@@ -84,13 +96,41 @@ pub fn operators() -> Vec<(String, String)> {
 
 /// Reads and decodes a model file; the tensor data stays in the mapped file.
 pub fn open(path: &Path) -> Result<Model, ImportError> {
-    let bytes = weights::map_file(path).map_err(|cause| ImportError::Read { path: path.to_owned(), cause })?;
-    let decode = |cause: String| ImportError::Decode { path: path.to_owned(), cause };
-    let proto = ModelProto::decode(bytes).map_err(|e| decode(e.to_string()))?;
-    if proto.graph.is_none() {
-        return Err(decode("it contains no graph".into()));
+    if path.is_dir() {
+        return Err(folder(path));
     }
-    Ok(Model { path: path.to_owned(), proto, seed: None })
+    let bytes = weights::map_file(path).map_err(|cause| ImportError::Read { path: path.to_owned(), cause })?;
+    let refuse = |cause: String| match foreign::recognise(&bytes) {
+        Some(f) => ImportError::Foreign { path: path.to_owned(), what: f.what.to_owned(), help: f.help.to_owned() },
+        None => ImportError::Decode { path: path.to_owned(), cause },
+    };
+    let proto = ModelProto::decode(bytes.clone()).map_err(|e| refuse(e.to_string()))?;
+    if proto.graph.is_none() {
+        return Err(refuse("it contains no graph".into()));
+    }
+    Ok(Model { path: path.to_owned(), proto, seed: None, frozen: false })
+}
+
+/// Says that a folder is no model, and which models are in it.
+pub fn folder(path: &Path) -> ImportError {
+    let entries =
+        std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    let mut models: Vec<String> = entries
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+        .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    models.sort();
+    let help = match &models[..] {
+        _ if path.join(sinter_runtime::plan::PLAN_FILE).is_file() => {
+            "it holds a plan, which `run`, `show`, `explain` and `diff` read; name the .onnx file that it was made from"
+                .to_owned()
+        }
+        [] => "name a model file; none in the folder ends with .onnx".to_owned(),
+        [one] => format!("name the model in it: {}", path.join(one).display()),
+        [first, ..] => format!("name one of the {} models in it, such as {}", models.len(), path.join(first).display()),
+    };
+    ImportError::Foreign { path: path.to_owned(), what: "a folder".to_owned(), help }
 }
 
 impl Model {
@@ -98,6 +138,11 @@ impl Model {
     /// numbers follow from the seed and the weights' names.
     pub fn with_random_weights(self, seed: Option<u64>) -> Model {
         Model { seed, ..self }
+    }
+
+    /// Makes constants of inputs with default values: they are no longer inputs.
+    pub fn with_frozen_defaults(self, frozen: bool) -> Model {
+        Model { frozen, ..self }
     }
 
     fn nodes(&self) -> &[NodeProto] {
@@ -170,9 +215,19 @@ impl Model {
             "" => self.path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned()),
             n => n.to_owned(),
         };
-        let initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let mut initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
         if initializers.len() != graph.initializer.len() {
             return Err(ImportError::Structure("two initializers have the same name".into()));
+        }
+        let overridable = self.proto.ir_version() >= DEFAULTS_SINCE && !self.frozen;
+        let inputs: BTreeSet<&str> = graph.input.iter().map(|i| i.name()).collect();
+        let mut defaults: BTreeMap<&str, Weight> = BTreeMap::new();
+        let mut store = Store::new(&self.path).random(self.seed);
+        if overridable {
+            for t in graph.initializer.iter().filter(|t| inputs.contains(t.name()) && t.data_type() != STRING) {
+                defaults.insert(t.name(), store.load(t)?);
+                initializers.remove(t.name());
+            }
         }
         let mut cx = Context::new(
             &name,
@@ -181,16 +236,29 @@ impl Model {
             functions::opsets(&self.proto.opset_import),
             Functions::new(&self.proto),
             Names::of(&self.proto),
-            Store::new(&self.path).random(self.seed),
+            store,
         );
+        let sparse = graph.sparse_initializer.iter().map(standard::dense).collect::<Result<Vec<_>, _>>();
+        let mut sparse: BTreeMap<String, Weight> =
+            sparse.map_err(|e| ImportError::Structure(e.message))?.into_iter().collect();
+        for name in graph.input.iter().map(|i| i.name()).filter(|_| overridable) {
+            if let Some(w) = sparse.remove(name) {
+                defaults.insert(name, w);
+            }
+        }
         for input in &graph.input {
-            if cx.is_initializer(input.name()) {
+            if cx.is_initializer(input.name()) || sparse.contains_key(input.name()) {
                 continue;
             }
             let kind = kinds::opaque(input);
-            let ty = match &kind {
-                Some(_) => TensorType::new(DType::Opaque, vec![]),
-                None => input_type(input, known)?,
+            let ty = match (&kind, defaults.remove(input.name())) {
+                (Some(_), None) => TensorType::new(DType::Opaque, vec![]),
+                (None, None) => input_type(input, known)?,
+                (_, Some(value)) => {
+                    let ty = default_type(input, &value, known)?;
+                    cx.define_default(input.name(), value);
+                    ty
+                }
             };
             let id = cx.graph.input(input.name(), ty);
             if let Some(k) = kind {
@@ -198,8 +266,7 @@ impl Model {
             }
             cx.define(input.name(), Val::Node(id))?;
         }
-        for t in &graph.sparse_initializer {
-            let (name, w) = standard::dense(t).map_err(|e| ImportError::Structure(e.message))?;
+        for (name, w) in sparse {
             let v = cx.define_constant(&name, w);
             cx.define(&name, v)?;
         }
@@ -232,6 +299,7 @@ impl Model {
                 }
             }
         }
+        let mut notes = vec![];
         let mut seen = BTreeSet::new();
         for o in &graph.output {
             if !seen.insert(o.name()) {
@@ -240,25 +308,29 @@ impl Model {
             let value = cx
                 .node_of(o.name())
                 .map_err(|e| ImportError::Structure(format!("output `{}`: {}", o.name(), e.message)))?;
-            check_declared(o, cx.graph.node(value).ty())?;
+            notes.extend(contradiction(o, cx.graph.node(value).ty()));
             cx.graph.output(o.name(), value);
         }
         if graph.output.is_empty() {
             return Err(ImportError::Structure("the graph has no output".into()));
         }
-        let mut kinds = BTreeMap::new();
+        let mut opaque = BTreeMap::new();
         let inputs = graph.input.iter().filter(|i| !cx.is_initializer(i.name())).map(|i| i.name().to_owned());
         for name in inputs.chain(graph.output.iter().map(|o| o.name().to_owned())).collect::<Vec<_>>() {
             if let Ok(id) = cx.node_of(&name)
                 && cx.ty(id).dtype == DType::Opaque
             {
-                kinds.insert(name, cx.kind(id).to_string());
+                // What execution alone shows is what the model says.
+                let declared = || graph.output.iter().find(|o| o.name() == name).and_then(kinds::declared);
+                let kind = Some(cx.kind(id)).filter(|k| *k != Kind::Unknown).or_else(declared).unwrap_or_default();
+                opaque.insert(name, kind.to_string());
             }
         }
-        let ranks = cx.ranks;
+        let (ranks, defaults) = (cx.ranks, cx.defaults());
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes: order.len(), ranks, kinds }))
+        let n_nodes = order.len();
+        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds: opaque, defaults, notes }))
     }
 }
 
@@ -361,16 +433,15 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
         .ok_or_else(|| bad(&format!("has element type {}, which is not supported", weights::dtype_name(code))))?;
     let shape = t.shape.as_ref().ok_or_else(|| bad("has no rank; export it with a shape, symbolic where it varies"))?;
     let dims = shape.dim.iter().enumerate().map(|(i, d)| match &d.value {
-        Some(D::DimValue(n)) if *n >= 0 => Ok(Dim::from(*n)),
-        Some(D::DimValue(n)) => Err(bad(&format!("has extent {n}"))),
+        Some(D::DimValue(n)) if *n >= 0 => Dim::from(*n),
         Some(D::DimParam(p)) if !p.trim().is_empty() => {
             // A name that is no expression is one symbol, whatever characters it has.
-            Ok(Dim::parse(p).unwrap_or_else(|_| Dim::sym(&symbol(p))))
+            Dim::parse(p).unwrap_or_else(|_| Dim::sym(&symbol(p)))
         }
-        // An extent without a name is one of its own.
-        _ => Ok(Dim::sym(&format!("{}_{i}", symbol(v.name())))),
+        // An extent without a name is one of its own; old files write it as -1.
+        _ => Dim::sym(&format!("{}_{i}", symbol(v.name()))),
     });
-    let shape: Vec<Dim> = dims.collect::<Result<_, _>>()?;
+    let shape: Vec<Dim> = dims.collect();
     Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })
 }
 
@@ -387,25 +458,49 @@ fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
     }
 }
 
-/// The declared type of an output must not contradict the inferred one.
-fn check_declared(v: &ValueInfoProto, inferred: &TensorType) -> Result<(), ImportError> {
+/// The type of an input with a default value: as declared, or that of the value where the input is declared without one.
+fn default_type(v: &ValueInfoProto, value: &Weight, known: &BTreeMap<String, Dim>) -> Result<TensorType, ImportError> {
+    if tensor_type(v).is_none_or(|t| t.shape.is_none()) {
+        return Ok(value.ty.clone());
+    }
+    let declared = input_type(v, known)?;
+    let fits = |d: &Dim, n: &Dim| d.as_const().is_none() || d == n;
+    if declared.dtype == value.ty.dtype
+        && declared.rank() == value.ty.rank()
+        && declared.shape.iter().zip(&value.ty.shape).all(|(d, n)| fits(d, n))
+    {
+        return Ok(declared);
+    }
+    let why = format!("input `{}` is declared as {declared}, but its default value is {}", v.name(), value.ty);
+    Err(ImportError::Structure(why))
+}
+
+/// Says so where an output is declared with another type than the graph gives it. As in ONNX Runtime, the latter holds.
+fn contradiction(v: &ValueInfoProto, inferred: &TensorType) -> Option<String> {
     use proto::tensor_shape_proto::dimension::Value as D;
     // Strings have no extents before they exist.
-    let Some(t) = tensor_type(v).filter(|_| inferred.dtype != DType::Opaque) else { return Ok(()) };
-    let declared: Option<DType> = weights::dtype(t.elem_type());
-    let wrong = declared.is_some_and(|d| d != inferred.dtype)
+    let t = tensor_type(v).filter(|_| inferred.dtype != DType::Opaque)?;
+    let dtype = weights::dtype(t.elem_type());
+    let wrong = dtype.is_some_and(|d| d != inferred.dtype)
         || t.shape.as_ref().is_some_and(|s| {
             s.dim.len() != inferred.rank()
                 || s.dim.iter().zip(&inferred.shape).any(|(d, i)| match (&d.value, i.as_const()) {
-                    (Some(D::DimValue(n)), Some(m)) => *n != m,
+                    (Some(D::DimValue(n)), Some(m)) => *n >= 0 && *n != m,
                     _ => false,
                 })
         });
     if !wrong {
-        return Ok(());
+        return None;
     }
-    Err(ImportError::Structure(format!(
-        "output `{}` is declared with another type than the graph gives it, {inferred}",
+    let extent = |d: &proto::tensor_shape_proto::Dimension| match &d.value {
+        Some(D::DimValue(n)) => n.to_string(),
+        Some(D::DimParam(p)) => p.clone(),
+        None => "?".to_owned(),
+    };
+    let shape = t.shape.as_ref().map_or("?".to_owned(), |s| s.dim.iter().map(extent).collect::<Vec<_>>().join(", "));
+    let dtype = dtype.map_or_else(|| weights::dtype_name(t.elem_type()), |d| d.to_string());
+    Some(format!(
+        "output `{}` is declared as {dtype}[{shape}], but the graph computes {inferred}, which holds",
         v.name()
-    )))
+    ))
 }

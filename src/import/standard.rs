@@ -107,6 +107,25 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Kin
     Ok(out)
 }
 
+/// The results of a node that moves elements of small constants of eight bits, which others read as packed codes.
+pub(super) fn moved_codes(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Vec<Val>>> {
+    let Some(first) = cx.input(n, 0)? else { return Ok(None) };
+    if !matches!(cx.dtype_of(&first), DType::U8 | DType::I8) || !supported(n) || n.output.iter().any(String::is_empty) {
+        return Ok(None);
+    }
+    let mut operands = vec![];
+    for i in 0..n.input.len() {
+        operands.push(cx.input(n, i)?);
+    }
+    if operands.iter().flatten().any(|v| known(cx, v).is_none()) {
+        return Ok(None);
+    }
+    let mut call = call(cx, n)?;
+    call.present = operands.iter().map(Option::is_some).collect();
+    let Some(results) = fold(cx, &call, &operands)? else { return Ok(None) };
+    n.output.iter().zip(results).map(|(name, d)| constant(cx, name, d)).collect::<Result<Vec<_>>>().map(Some)
+}
+
 /// The type of a result: unknown extents get symbols of their own.
 fn complete(cx: &mut Context<'_>, name: &str, found: &Kind, declared: Option<&Kind>) -> Result<(Kind, TensorType)> {
     // The declared rank is believed, its extents are not; execution checks the rank.

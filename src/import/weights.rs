@@ -221,7 +221,7 @@ impl Store {
 }
 
 /// Bits of an element, for types that are stored several to a byte, low bits first.
-pub(super) fn packed_bits(dtype: DType) -> Option<usize> {
+pub(crate) fn packed_bits(dtype: DType) -> Option<usize> {
     match dtype {
         DType::I4 | DType::U4 | DType::F4E2M1 => Some(4),
         DType::I2 | DType::U2 => Some(2),

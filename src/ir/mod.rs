@@ -11,7 +11,7 @@ mod verify;
 pub use graph::{Graph, Node, NodeId, Output, unique_name};
 pub use infer::{InferError, broadcast, infer};
 pub use op_ref::OpRef;
-pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real};
+pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real, Safe};
 pub use sinter_runtime::body::{Body, BodyStep, may_be_part};
 pub use sinter_runtime::dim::{Bindings, Dim, Factor, Shape};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};

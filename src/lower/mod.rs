@@ -35,7 +35,9 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
     let inputs: Vec<InputDecl> = graph
         .nodes()
         .filter_map(|(_, n)| match &n.op {
-            Op::Input { name, .. } => Some(InputDecl { name: name.clone(), ty: n.ty().clone(), kind: None }),
+            Op::Input { name, .. } => {
+                Some(InputDecl { name: name.clone(), ty: n.ty().clone(), kind: None, default: false })
+            }
             _ => None,
         })
         .collect();
@@ -121,13 +123,22 @@ fn keep_for_reference(stages: &mut [Stage], reference: &Stage) {
             }
         }
     }
-    let names: std::collections::BTreeSet<String> = stages[0].values.iter().map(|v| v.name.clone()).collect();
+    let mut names: BTreeSet<String> = stages[0].values.iter().map(|v| v.name.clone()).collect();
+    let is_key = |v: &Value| match &v.source {
+        Source::Weight { key, .. } => Some(key.clone()),
+        _ => None,
+    };
+    let mut keys: BTreeSet<String> = stages[0].values.iter().filter_map(is_key).collect();
     for v in &reference.values {
         if let Source::Weight { weight, .. } = &v.source
-            && !held.contains(weight)
-            && !names.contains(&v.name)
+            && held.insert(weight.clone())
         {
-            stages[0].values.push(v.clone());
+            let mut kept = v.clone();
+            kept.name = crate::ir::unique_name(&mut names, &v.name);
+            if let Source::Weight { key, .. } = &mut kept.source {
+                *key = crate::ir::unique_name(&mut keys, key);
+            }
+            stages[0].values.push(kept);
         }
     }
 }
@@ -380,8 +391,47 @@ impl<'g> Builder<'g> {
 
 /// What each rank's weight file holds.
 pub fn weight_entries<'w>(plan: &Plan, rank: usize, weights: &'w Weights) -> Result<Vec<WeightEntry<'w>>, LowerError> {
-    let stage = &plan.stages[rank / plan.mapping.tp];
-    let column = rank % plan.mapping.tp;
+    entries(plan, &plan.stages[rank / plan.mapping.tp], rank % plan.mapping.tp, weights)
+}
+
+/// What the reference program reads: whole weights.
+pub fn reference_entries<'w>(plan: &Plan, weights: &'w Weights) -> Result<Vec<WeightEntry<'w>>, LowerError> {
+    plan.reference.as_deref().map_or(Ok(vec![]), |stage| entries(plan, stage, 0, weights))
+}
+
+/// The default value of an input, or a part of it for one column.
+pub fn default_entry<'w>(
+    plan: &Plan,
+    input: &InputDecl,
+    part: Option<(Part, usize)>,
+    weights: &'w Weights,
+) -> Result<WeightEntry<'w>, LowerError> {
+    let missing = || LowerError::Invalid(format!("the default value of the input `{}` is missing", input.name));
+    let w = weights.0.get(&input.name).ok_or_else(missing)?;
+    let whole: Vec<usize> = w.ty.shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect();
+    let mut shape = whole.clone();
+    let cut = part.map(|(p, column)| (p.dim, p.of(column, plan.mapping.size(p.axis)), p.parts));
+    if let Some((dim, _, parts)) = cut {
+        match shape.get_mut(dim) {
+            Some(d) if d.is_multiple_of(parts) => *d /= parts,
+            _ => {
+                return Err(LowerError::Invalid(format!(
+                    "{parts} ranks share axis {dim} of the input `{}`, which they do not divide in its default value {}",
+                    input.name, w.ty
+                )));
+            }
+        }
+    }
+    let key = input.name.clone();
+    Ok(WeightEntry { key, dtype: w.ty.dtype, shape, source: w.data(), source_shape: whole, range: None, cut })
+}
+
+fn entries<'w>(
+    plan: &Plan,
+    stage: &Stage,
+    column: usize,
+    weights: &'w Weights,
+) -> Result<Vec<WeightEntry<'w>>, LowerError> {
     let mut out = vec![];
     for v in &stage.values {
         let Source::Weight { key, weight, range, part } = &v.source else { continue };

@@ -16,9 +16,7 @@ use crate::saturate::analysis::facts;
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
     /// More stages than layers.
-    #[error(
-        "--pp {pp} is impossible: the model has {layers} layers, and each stage needs at least one\n  help: use --pp {layers} or less"
-    )]
+    #[error("--pp {pp} is impossible: {}", too_few(*layers))]
     TooManyStages {
         /// Stages asked for.
         pp: usize,
@@ -52,6 +50,17 @@ pub enum PartitionError {
     /// A defect of the compiler.
     #[error("partition: {0}")]
     Internal(String),
+}
+
+/// Why so many layers are too few, and what to do.
+fn too_few(layers: usize) -> String {
+    match layers {
+        0 => {
+            "no layers are found in the model, so that it cannot be divided into stages\n  help: use --pp 1".to_owned()
+        }
+        1 => "the model has 1 layer, and each stage needs at least one\n  help: use --pp 1".to_owned(),
+        n => format!("the model has {n} layers, and each stage needs at least one\n  help: use --pp {n} or less"),
+    }
 }
 
 fn list(sizes: &[usize]) -> String {
@@ -104,9 +113,10 @@ pub fn partition(
         }
         if given.iter().sum::<usize>() != layers.len() {
             return fail(format!(
-                "the numbers add up to {}, but the model has {} layers",
+                "the numbers add up to {}, but the model has {} layer{}",
                 given.iter().sum::<usize>(),
-                layers.len()
+                layers.len(),
+                if layers.len() == 1 { "" } else { "s" }
             ));
         }
     }

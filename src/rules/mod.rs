@@ -13,7 +13,7 @@ mod subsume;
 pub mod text;
 pub mod vocab;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::flat::Flat;
@@ -203,15 +203,17 @@ impl RuleSet {
     /// A rule by name.
     pub fn get(&self, name: &str) -> Result<&Rule, RuleError> {
         self.rules.iter().find(|r| r.name == name).ok_or_else(|| {
-            let close = self.rules.iter().find(|r| r.name.contains(name) || name.contains(&r.name));
-            let hint = close.map_or(String::new(), |r| format!(" (`{}`?)", r.name));
+            let names = || self.rules.iter().map(|r| r.name.as_str());
+            let part = || Some(format!("did you mean `{}`?", names().find(|n| !name.is_empty() && n.contains(name))?));
+            let hint = parse::nearest(name, names()).or_else(part);
+            let hint = hint.map_or(String::new(), |h| format!("\n  help: {h}"));
             RuleError::NoSuchRule { name: name.to_owned(), hint }
         })
     }
 
     /// Removes rules by name.
     pub fn ban(&mut self, names: &[String]) -> Result<(), RuleError> {
-        for name in names {
+        for name in names.iter().filter(|n| !self.banned.iter().any(|r| r.name == **n)).collect::<BTreeSet<_>>() {
             self.get(name)?;
             self.banned.extend(self.rules.extract_if(.., |r| r.name == *name));
         }

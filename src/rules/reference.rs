@@ -128,6 +128,7 @@ fn kind(kind: AttrKind) -> &'static str {
         AttrKind::Dim => "extent",
         AttrKind::Dims => "shape",
         AttrKind::Axis => "mesh axis",
+        AttrKind::Safe => "false, true or always",
         AttrKind::Str => "name",
         AttrKind::Lit => "constant",
         AttrKind::Body => "body",

@@ -34,6 +34,7 @@ impl ValueSort {
             AttrKind::Bool => ValueSort::Bool,
             AttrKind::DType => ValueSort::DType,
             AttrKind::Axis => ValueSort::Axis,
+            AttrKind::Safe => ValueSort::Any,
             AttrKind::Str => ValueSort::Text,
             AttrKind::Lit | AttrKind::Body | AttrKind::Call => ValueSort::Tensor,
         }
@@ -47,6 +48,7 @@ impl ValueSort {
             Attr::Bool(_) => ValueSort::Bool,
             Attr::DType(_) => ValueSort::DType,
             Attr::Axis(_) => ValueSort::Axis,
+            Attr::Safe(_) => ValueSort::Any,
             Attr::Str(_) => ValueSort::Text,
             Attr::Lit(_) | Attr::Body(_) | Attr::Call(_) => ValueSort::Tensor,
         }

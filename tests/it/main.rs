@@ -32,6 +32,8 @@ mod fixtures;
 /// Random bytes and text never cause a panic.
 mod fuzz;
 mod fuzz_models;
+/// What models take and give, against ONNX Runtime.
+mod interfaces;
 /// CUDA kernels on a machine without CUDA: what is refused, the table of registers, the scripts.
 mod kernels;
 /// Weights that are larger than what may be held in memory.

@@ -3,7 +3,7 @@
 use sinter::check::eval::{Array, Evaluator, Reason, Rounding, whole};
 use sinter::check::outputs;
 use sinter::check::random::Random;
-use sinter::ir::{self, Bindings, DType, Dim, Graph, MeshAxis, Node, Op, Real, TensorType};
+use sinter::ir::{self, Bindings, DType, Dim, Graph, MeshAxis, Node, Op, Real, Safe, TensorType};
 use sinter_runtime::compare::{Tolerance, compare};
 
 use crate::fixtures;
@@ -331,7 +331,7 @@ fn any_operators() -> Vec<Op> {
             Op::Gather { axis: a },
             Op::GatherNd { batch_dims: a },
             Op::Concat { axis: a },
-            Op::Softmax { axis: a, safe: true },
+            Op::Softmax { axis: a, safe: Safe::Masked },
             Op::Transpose { perm: vec![1, a] },
             Op::ReduceMean { axes: vec![a], keepdims: false },
             Op::ReduceMax { axes: vec![0, a], keepdims: true },
@@ -354,7 +354,7 @@ fn any_operators() -> Vec<Op> {
         out.push(Op::ArResidualLayerNorm { axis, eps: Real(0.0) });
     }
     out.push(Op::Matmul { trans_b: true });
-    out.push(Op::Attention { scale: Real(1.0), causal: true, softcap: Real(1.0), safe: true });
+    out.push(Op::Attention { scale: Real(1.0), causal: true, softcap: Real(1.0), safe: Safe::Masked });
     out
 }
 

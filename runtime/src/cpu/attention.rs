@@ -8,6 +8,7 @@ use super::matmul::{Matrix, product};
 use super::reduce::softmax_row;
 use super::walk::Walk;
 use super::{KernelError, Result, expect};
+use crate::attr::Safe;
 use crate::dtype::DType;
 use crate::tensor::{View, ViewMut};
 
@@ -17,7 +18,7 @@ pub(super) struct Scores {
     pub(super) causal: bool,
     /// 0 for none.
     pub(super) softcap: f32,
-    pub(super) safe: bool,
+    pub(super) safe: Safe,
 }
 
 /// What is added to the scores, with its steps per axis of [batch, heads, queries, keys].
@@ -64,12 +65,16 @@ impl Mask<'_> {
 }
 
 /// Soft-max of a row beside one more score, which takes its share and gives nothing.
-fn softmax_with_sink(row: &mut [f32], sink: f32) {
+fn softmax_with_sink(row: &mut [f32], sink: f32, safe: Safe) {
     let max = row.iter().copied().fold(sink, f32::max);
     let mut sum = (sink - max).exp();
     for v in row.iter_mut() {
         *v = (*v - max).exp();
         sum += *v;
+    }
+    if safe == Safe::Always && sum.is_nan() {
+        row.fill(0.0);
+        return;
     }
     row.iter_mut().for_each(|v| *v /= sum);
 }
@@ -127,7 +132,7 @@ pub(super) fn attention(x: &[View<'_>], how: &Scores, out: &mut ViewMut<'_>, thr
                     _ => {
                         let mut one = [0.0];
                         sink.apply([bi, h, first + i], &mut one);
-                        softmax_with_sink(row, one[0]);
+                        softmax_with_sink(row, one[0], how.safe);
                     }
                 }
             }
@@ -183,7 +188,7 @@ mod tests {
     use crate::op::Op;
     use crate::tensor::Tensor;
 
-    fn op(causal: bool, softcap: f64, safe: bool) -> Op {
+    fn op(causal: bool, softcap: f64, safe: Safe) -> Op {
         Op::Attention { scale: Real(0.5), causal, softcap: Real(softcap), safe }
     }
 
@@ -215,20 +220,20 @@ mod tests {
         // More queries than one block, and fewer than the keys.
         let (q, k, v) = (noise(&[2, 4, 70, 8], 1), noise(&[2, 2, 75, 8], 2), noise(&[2, 2, 75, 6], 3));
         let shape = [2, 4, 70, 6];
-        let plain = run_f64(op(false, 0.0, false), &[&q, &k, &v], DType::F32, &shape);
+        let plain = run_f64(op(false, 0.0, Safe::No), &[&q, &k, &v], DType::F32, &shape);
         assert_close(&plain, &naive(&q, &k, &v, &|_, _| 0.0, 0.0), 1e-5);
         let below = |i: usize, j: usize| if j <= i + 5 { 0.0 } else { f64::NEG_INFINITY };
-        let causal = run_f64(op(true, 2.0, false), &[&q, &k, &v], DType::F32, &shape);
+        let causal = run_f64(op(true, 2.0, Safe::No), &[&q, &k, &v], DType::F32, &shape);
         assert_close(&causal, &naive(&q, &k, &v, &below, 2.0), 1e-5);
         // The same through a boolean and a float mask.
         let keep: Vec<bool> = (0..70 * 75).map(|n| n % 75 <= n / 75 + 5).collect();
-        let masked = run_f64(op(false, 2.0, false), &[&q, &k, &v, &bools(&[70, 75], &keep)], DType::F32, &shape);
+        let masked = run_f64(op(false, 2.0, Safe::No), &[&q, &k, &v, &bools(&[70, 75], &keep)], DType::F32, &shape);
         assert_eq!(masked, causal);
         let add: Vec<f32> = keep.iter().map(|&k| if k { 0.0 } else { f32::NEG_INFINITY }).collect();
-        let added = run_f64(op(false, 2.0, false), &[&q, &k, &v, &f32s(&[1, 1, 70, 75], &add)], DType::F32, &shape);
+        let added = run_f64(op(false, 2.0, Safe::No), &[&q, &k, &v, &f32s(&[1, 1, 70, 75], &add)], DType::F32, &shape);
         assert_eq!(added, causal);
         let half = [&q, &k, &v].map(|x| to(DType::BF16, x));
-        let got = run_f64(op(true, 2.0, false), &[&half[0], &half[1], &half[2]], DType::BF16, &shape);
+        let got = run_f64(op(true, 2.0, Safe::No), &[&half[0], &half[1], &half[2]], DType::BF16, &shape);
         assert_close(&got, &naive(&half[0], &half[1], &half[2], &below, 2.0), 1e-2);
     }
 
@@ -236,13 +241,13 @@ mod tests {
     fn hidden_rows_are_zero_or_nan() {
         let x = noise(&[1, 1, 2, 4], 1);
         let mask = bools(&[1, 1, 2, 2], &[false, false, true, true]);
-        let y = run_f64(op(false, 0.0, true), &[&x, &x, &x, &mask], DType::F32, &[1, 1, 2, 4]);
+        let y = run_f64(op(false, 0.0, Safe::Masked), &[&x, &x, &x, &mask], DType::F32, &[1, 1, 2, 4]);
         assert_eq!(y[..4], [0.0; 4]);
-        let y = run_f64(op(false, 0.0, false), &[&x, &x, &x, &mask], DType::F32, &[1, 1, 2, 4]);
+        let y = run_f64(op(false, 0.0, Safe::No), &[&x, &x, &x, &mask], DType::F32, &[1, 1, 2, 4]);
         assert!(y[0].is_nan() && !y[4].is_nan());
-        let e = error(op(false, 0.0, false), &[&x, &x, &noise(&[1, 1, 3, 4], 2)], DType::F32, &[1, 1, 2, 4]);
+        let e = error(op(false, 0.0, Safe::No), &[&x, &x, &noise(&[1, 1, 3, 4], 2)], DType::F32, &[1, 1, 2, 4]);
         assert!(e.contains("values [1, 1, 3, 4]"), "{e}");
-        let e = error(op(false, 0.0, false), &[&x, &x, &x, &bools(&[3], &[true; 3])], DType::F32, &[1, 1, 2, 4]);
+        let e = error(op(false, 0.0, Safe::No), &[&x, &x, &x, &bools(&[3], &[true; 3])], DType::F32, &[1, 1, 2, 4]);
         assert!(e.contains("a mask [3]"), "{e}");
     }
 

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::KernelError;
-use crate::dtype::DType;
+use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::tensor::{View, ViewMut};
 
 /// The bytes as elements: in place where they are aligned, otherwise copied.
@@ -149,12 +149,12 @@ pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelErro
             .bytes
             .chunks_exact_mut(2)
             .zip(&*typed::<f64>(x.bytes))
-            .for_each(|(o, &v)| o.copy_from_slice(&f16::from_f64(v).to_le_bytes())),
+            .for_each(|(o, &v)| o.copy_from_slice(&f16_from_f64(v).to_le_bytes())),
         (F64, BF16) => out
             .bytes
             .chunks_exact_mut(2)
             .zip(&*typed::<f64>(x.bytes))
-            .for_each(|(o, &v)| o.copy_from_slice(&bf16::from_f64(v).to_le_bytes())),
+            .for_each(|(o, &v)| o.copy_from_slice(&bf16_from_f64(v).to_le_bytes())),
         (F64 | F32 | F16 | BF16, Bool) => {
             let wide = wide(x)?;
             out.bytes.iter_mut().zip(&wide).for_each(|(o, &v)| *o = u8::from(v != 0.0));

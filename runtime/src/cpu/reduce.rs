@@ -3,6 +3,7 @@
 use super::convert::{floats, ints, typed, typed_mut, write_floats, write_ints};
 use super::walk::Walk;
 use super::{KernelError, Result, expect, resolve_axis};
+use crate::attr::Safe;
 use crate::dtype::DType;
 use crate::tensor::{View, ViewMut};
 
@@ -99,7 +100,7 @@ fn accumulate<T: Copy, A: Copy>(walk: &Walk<1>, x: &[T], into: &mut [A], f: impl
 }
 
 /// Soft-max along an axis.
-pub(super) fn softmax(x: &View<'_>, axis: i64, safe: bool, out: &mut ViewMut<'_>) -> Result {
+pub(super) fn softmax(x: &View<'_>, axis: i64, safe: Safe, out: &mut ViewMut<'_>) -> Result {
     let axis = resolve_axis(axis, x.shape.len())?;
     expect(out, x.dtype, x.shape)?;
     let (n, inner) = (x.shape[axis], x.shape[axis + 1..].iter().product::<usize>());
@@ -125,10 +126,10 @@ pub(super) fn softmax(x: &View<'_>, axis: i64, safe: bool, out: &mut ViewMut<'_>
     })
 }
 
-/// Soft-max of one row in place; `safe` gives zeros where every element is -infinity.
-pub(super) fn softmax_row(row: &mut [f32], safe: bool) {
+/// Soft-max of one row in place; `safe` says when it is zeros instead of NaN.
+pub(super) fn softmax_row(row: &mut [f32], safe: Safe) {
     let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    if max == f32::NEG_INFINITY && safe && !row.iter().any(|v| v.is_nan()) {
+    if max == f32::NEG_INFINITY && safe == Safe::Masked && !row.iter().any(|v| v.is_nan()) {
         row.fill(0.0);
         return;
     }
@@ -136,6 +137,10 @@ pub(super) fn softmax_row(row: &mut [f32], safe: bool) {
     for v in row.iter_mut() {
         *v = (*v - max).exp();
         sum += f64::from(*v);
+    }
+    if safe == Safe::Always && sum.is_nan() {
+        row.fill(0.0);
+        return;
     }
     let scale = (1.0 / sum) as f32;
     row.iter_mut().for_each(|v| *v *= scale);
@@ -170,7 +175,7 @@ mod tests {
     fn softmax_on_any_axis_and_masked_rows() {
         let x = noise(&[2, 3, 4], 1);
         for (axis, stride) in [(2i64, 1usize), (1, 4), (0, 12)] {
-            let y = run_f64(Op::Softmax { axis, safe: false }, &[&x], DType::F32, &[2, 3, 4]);
+            let y = run_f64(Op::Softmax { axis, safe: Safe::No }, &[&x], DType::F32, &[2, 3, 4]);
             let n = x.shape[axis as usize];
             let v = x.to_f64();
             let want: Vec<f64> = (0..24)
@@ -182,9 +187,15 @@ mod tests {
             assert_close(&y, &want, 1e-6);
         }
         let masked = f32s(&[1, 2], &[f32::NEG_INFINITY; 2]);
-        assert_eq!(run_f64(Op::Softmax { axis: 1, safe: true }, &[&masked], DType::F32, &[1, 2]), [0., 0.]);
-        assert!(run_f64(Op::Softmax { axis: 1, safe: false }, &[&masked], DType::F32, &[1, 2])[0].is_nan());
+        assert_eq!(run_f64(Op::Softmax { axis: 1, safe: Safe::Masked }, &[&masked], DType::F32, &[1, 2]), [0., 0.]);
+        assert!(run_f64(Op::Softmax { axis: 1, safe: Safe::No }, &[&masked], DType::F32, &[1, 2])[0].is_nan());
+        let nan = f32s(&[1, 2], &[f32::NAN, 1.0]);
+        for (x, masked_too) in [(&masked, true), (&nan, false)] {
+            assert_eq!(run_f64(Op::Softmax { axis: 1, safe: Safe::Always }, &[x], DType::F32, &[1, 2]), [0., 0.]);
+            let y = run_f64(Op::Softmax { axis: 1, safe: Safe::Masked }, &[x], DType::F32, &[1, 2]);
+            assert_eq!(y == [0., 0.], masked_too, "{y:?}");
+        }
         let wide = to(DType::F64, &masked);
-        assert!(error(Op::Softmax { axis: 1, safe: false }, &[&wide], DType::F64, &[1, 2]).contains("f64"));
+        assert!(error(Op::Softmax { axis: 1, safe: Safe::No }, &[&wide], DType::F64, &[1, 2]).contains("f64"));
     }
 }

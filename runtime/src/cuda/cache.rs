@@ -36,8 +36,9 @@ impl ModuleCache {
         ModuleCache { folder: Some(folder.to_owned()) }
     }
 
-    /// What identifies a module: its source, every file it may include, the options, the device and NVRTC's version.
-    pub fn key(source: &str, target: Target, device: &str, compiler: &Compiler) -> String {
+    /// What identifies a module: its source, every file it may include, the options, which name the architecture, and NVRTC's version. Devices
+    /// of one architecture share modules.
+    pub fn key(source: &str, target: Target, compiler: &Compiler) -> String {
         let mut h = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {
             h.update(&(bytes.len() as u64).to_le_bytes());
@@ -49,7 +50,6 @@ impl ModuleCache {
             part(text.as_bytes());
         }
         Compiler::options(target, false).iter().for_each(|o| part(o.as_bytes()));
-        part(device.as_bytes());
         part(format!("{}.{}", compiler.version.0, compiler.version.1).as_bytes());
         h.finalize().to_hex().to_string()
     }
@@ -93,17 +93,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_follows_source_target_device_and_version() {
-        let key =
-            |source: &str, target, device: &str, minor| ModuleCache::key(source, target, device, &compiler(minor));
-        let base = key("a", Target::Machine(90), "H200", 0);
-        assert_eq!(base, key("a", Target::Machine(90), "H200", 0));
+    fn a_key_follows_source_target_and_version() {
+        let key = |source: &str, target, minor| ModuleCache::key(source, target, &compiler(minor));
+        let base = key("a", Target::Machine(90), 0);
+        assert_eq!(base, key("a", Target::Machine(90), 0));
         let others = [
-            key("b", Target::Machine(90), "H200", 0),
-            key("a", Target::Machine(80), "H200", 0),
-            key("a", Target::Ptx(90), "H200", 0),
-            key("a", Target::Machine(90), "H100", 0),
-            key("a", Target::Machine(90), "H200", 1),
+            key("b", Target::Machine(90), 0),
+            key("a", Target::Machine(80), 0),
+            key("a", Target::Ptx(90), 0),
+            key("a", Target::Machine(90), 1),
         ];
         assert!(others.iter().all(|o| *o != base));
     }

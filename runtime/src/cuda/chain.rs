@@ -478,7 +478,10 @@ mod tests {
         assert!(error(&[add(Input(0), Input(1))], &f, &[1]).contains("result 1 is none of 1 steps"));
         assert!(error(&[add(Input(0), Input(1))], &f, &[]).contains("0 results"));
         assert!(error(&[add(Input(0), Input(1))], &[DType::F32; 9], &[0]).contains("9 operands"));
-        assert!(error(&[(Op::Softmax { axis: 0, safe: false }, vec![Input(0)])], &f, &[0]).contains("not elementwise"));
+        assert!(
+            error(&[(Op::Softmax { axis: 0, safe: crate::attr::Safe::No }, vec![Input(0)])], &f, &[0])
+                .contains("not elementwise")
+        );
         assert!(error(&[add(Input(0), Input(1))], &[DType::U16; 2], &[0]).contains("u16, which kernels do not read"));
         assert!(error(&[add(Input(0), Input(1))], &[DType::F8E4M3FN; 2], &[0]).contains("type f8e4m3fn"));
         assert!(error(&[add(Input(0), Input(1))], &[DType::Bool; 2], &[0]).contains("type bool"));

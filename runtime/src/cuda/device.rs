@@ -23,6 +23,7 @@ pub struct Device {
     target: Target,
     cache: ModuleCache,
     functions: Mutex<BTreeMap<String, (Kernel, CudaFunction)>>,
+    rank_streams: Mutex<Vec<Stream>>,
 }
 
 /// A sequence of work on a device.
@@ -125,7 +126,15 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         let info = describe(&context)?;
         let target = compiler.target(info.capability)?;
-        Ok(Device { context, info, compiler, target, cache, functions: Mutex::default() })
+        Ok(Device {
+            context,
+            info,
+            compiler,
+            target,
+            cache,
+            functions: Mutex::default(),
+            rank_streams: Mutex::default(),
+        })
     }
 
     /// Its number.
@@ -177,6 +186,17 @@ impl Device {
     /// A new stream that does not wait for others.
     pub fn stream(&self) -> Result<Stream> {
         self.context.new_stream().map(Stream).map_err(failed("cuStreamCreate"))
+    }
+
+    /// The stream of one of the ranks that share the device, made once. The driver deals streams out to its queues, of which there are
+    /// CUDA_DEVICE_MAX_CONNECTIONS. Where two ranks come to share a queue, the second launch of one, which waits for its first, keeps back the launch
+    /// of the other that the first one waits for.
+    pub fn rank_stream(&self, rank: usize) -> Result<Stream> {
+        let mut streams = self.rank_streams.lock().unwrap_or_else(PoisonError::into_inner);
+        while streams.len() <= rank {
+            streams.push(self.stream()?);
+        }
+        Ok(streams[rank].clone())
     }
 
     /// Memory of undefined contents. No bytes take one.
@@ -303,20 +323,21 @@ impl Device {
     }
 
     fn function(&self, kernel: &Kernel) -> Result<CudaFunction> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, f)) = functions.get(&kernel.name).filter(|(known, _)| known == kernel) {
+        let functions = || self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, f)) = functions().get(&kernel.name).filter(|(known, _)| known == kernel) {
             return Ok(f.clone());
         }
+        // Threads compile side by side. Two that want the same kernel both load it, and the later one is kept.
         let f = self
             .module(&kernel.name, &module_source(&[kernel]))?
             .load_function(&kernel.name)
             .map_err(failed(format!("cuModuleGetFunction of `{}`", kernel.name)))?;
-        functions.insert(kernel.name.clone(), (kernel.clone(), f.clone()));
+        functions().insert(kernel.name.clone(), (kernel.clone(), f.clone()));
         Ok(f)
     }
 
     fn module(&self, name: &str, source: &str) -> Result<Arc<CudaModule>> {
-        let key = ModuleCache::key(source, self.target, &self.info.name, &self.compiler);
+        let key = ModuleCache::key(source, self.target, &self.compiler);
         let load = |image| self.context.load_module(Ptx::from_binary(image));
         // A cached module that the driver refuses is compiled again.
         if let Some(module) = self.cache.load(&key).and_then(|image| load(image).ok()) {

@@ -32,6 +32,7 @@ pub(super) struct ExchangeArguments {
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 struct State {
     serial: u32,
+    phase: u32,
     blocks_done: u32,
     used: [u32; 3],
     failed: u32,
@@ -118,16 +119,21 @@ impl Group {
 
     /// Empties all buffers, as after [`Group::new`]. No call may be under way.
     pub fn reset(&self) -> Result<()> {
+        self.reset_at(0)
+    }
+
+    /// Like [`Group::reset`], and gives the next call a number. Numbers wrap after 2^32 calls.
+    pub fn reset_at(&self, serial: u32) -> Result<()> {
         const CHUNK: usize = 1 << 20;
         let empty = vec![EMPTY; CHUNK / 4];
         let bytes: &[u8] = bytemuck::cast_slice(&empty);
-        for ((device, buffer), state) in self.devices.iter().zip(&self.buffers).zip(&self.states) {
-            let stream = device.stream()?;
+        for (rank, ((device, buffer), state)) in self.devices.iter().zip(&self.buffers).zip(&self.states).enumerate() {
+            let stream = device.rank_stream(rank)?;
             for start in (0..buffer.len()).step_by(CHUNK) {
                 let n = CHUNK.min(buffer.len() - start);
                 device.upload_at(&stream, buffer, start, &bytes[..n])?;
             }
-            device.upload(&stream, state, bytemuck::bytes_of(&State::default()))?;
+            device.upload(&stream, state, bytemuck::bytes_of(&State { serial, ..State::default() }))?;
         }
         Ok(())
     }

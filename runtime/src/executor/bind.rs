@@ -72,7 +72,7 @@ mod tests {
 
     fn decl(name: &str, shape: &[&str]) -> InputDecl {
         let shape: Vec<Dim> = shape.iter().map(|s| Dim::parse(s).unwrap()).collect();
-        InputDecl { name: name.to_owned(), ty: TensorType::new(DType::F32, shape), kind: None }
+        InputDecl { name: name.to_owned(), ty: TensorType::new(DType::F32, shape), kind: None, default: false }
     }
 
     fn given(list: &[(&str, &[usize])]) -> BTreeMap<String, Tensor> {

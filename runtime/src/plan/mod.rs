@@ -29,6 +29,9 @@ pub const VERSION: u32 = 1;
 /// The name of the file that holds the plan.
 pub const PLAN_FILE: &str = "plan.json";
 
+/// The name of the file that holds the default values of inputs, by the names of the inputs.
+pub const DEFAULTS_FILE: &str = "defaults.safetensors";
+
 /// The name of the file that holds the digest of [`PLAN_FILE`].
 pub const DIGEST_FILE: &str = "plan.json.blake3";
 
@@ -109,6 +112,13 @@ pub struct InputDecl {
     /// What it is, where it is no tensor of numbers: the text form of [`Kind`](crate::standard::Kind).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Whether [`DEFAULTS_FILE`] has a value for it, which is used where the caller gives none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub default: bool,
+}
+
+fn is_false(b: &bool) -> bool {
+    !b
 }
 
 /// An output of the program.

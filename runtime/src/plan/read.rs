@@ -12,7 +12,11 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::verify::{VerifyError, verify};
-use super::{DIGEST_FILE, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData, WeightEntry};
+use super::{
+    DEFAULTS_FILE, DIGEST_FILE, InputDecl, PLAN_FILE, Part, Plan, Source, Stage, VERSION, Value, WeightData,
+    WeightEntry,
+};
+use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::executor::{RunError, WeightSource};
 use crate::map::{MappedFile, release};
@@ -72,6 +76,8 @@ pub struct PlanWeights {
     ranks: Vec<Option<RankFile>>,
     /// Parts that no file has, by rank and key: they are made up when they are first read.
     random: BTreeMap<(usize, String), RandomPart>,
+    /// Default values of inputs.
+    defaults: Option<RankFile>,
 }
 
 /// A rank's part of a weight whose data is made up.
@@ -118,47 +124,68 @@ struct Entry {
     data: Range<usize>,
 }
 
+impl Entry {
+    /// Whether the extents are those of a shape, as far as it is known.
+    fn fits(&self, shape: &[Dim]) -> bool {
+        let same = |(d, n): (&Dim, &usize)| d.as_const().is_none_or(|d| usize::try_from(d) == Ok(*n));
+        shape.len() == self.shape.len() && shape.iter().zip(&self.shape).all(same)
+    }
+}
+
 /// Loads the plan in a folder and checks all of it.
 pub fn load(dir: &Path) -> Result<(Plan, PlanWeights), PlanError> {
     let path = dir.join(PLAN_FILE);
     let json = read(&path)?;
-    #[derive(Deserialize)]
-    struct Head {
-        version: u64,
-    }
-    let format = |e: serde_json::Error| PlanError::Format { path: path.clone(), why: e.to_string() };
-    let head: Head = serde_json::from_slice(&json).map_err(format)?;
-    if head.version != u64::from(VERSION) {
-        return Err(PlanError::Version { path, found: head.version });
-    }
+    // The version comes first: other versions may keep their digests elsewhere.
+    version(&path, &json)?;
     let digest = read(&dir.join(DIGEST_FILE))?;
     if digest.trim_ascii() != blake3::hash(&json).to_hex().as_bytes() {
         return Err(PlanError::Changed { path, why: format!("its digest is not that in {DIGEST_FILE}") });
     }
-    let plan: Plan = serde_json::from_slice(&json).map_err(format)?;
-    verify(&plan).map_err(|source| PlanError::Malformed { path: path.clone(), source })?;
+    let plan = decode(&path, &json)?;
     let maps = plan.files.par_iter().map(|f| Ok((f.name.clone(), check_file(dir, f)?)));
-    let mut maps: BTreeMap<String, MappedFile> = maps.collect::<Result<_, PlanError>>()?;
-    let mut ranks = vec![];
-    for rank in 0..plan.mapping.world() {
-        let name = Plan::weight_file(rank);
-        let file = maps.remove(&name).map(|m| RankFile::parse(m, &dir.join(&name))).transpose()?;
-        ranks.push(file);
-    }
-    let mut weights = PlanWeights { ranks, random: BTreeMap::new() };
-    for rank in 0..plan.mapping.world() {
-        let stage = &plan.stages[rank / plan.mapping.tp];
-        stage.values.iter().try_for_each(|v| weights.check_value(&plan, rank, v, dir))?;
-    }
-    if let Some(reference) = &plan.reference {
-        for v in &reference.values {
-            if let Source::Weight { weight, .. } = &v.source {
-                let whole = Held::find(&plan, weight).and_then(|h| Held::check(&h, v));
-                whole.map_err(|why| PlanError::Format { path: path.clone(), why })?;
-            }
-        }
-    }
+    let maps: BTreeMap<String, MappedFile> = maps.collect::<Result<_, PlanError>>()?;
+    let weights = PlanWeights::new(&plan, maps, dir)?;
     Ok((plan, weights))
+}
+
+/// Reads back what a writer has put into the folder `temp`, of which it has the digests, before it becomes the folder `dir`.
+pub(super) fn check_written(plan: &Plan, json: &[u8], temp: &Path, dir: &Path) -> Result<(), PlanError> {
+    let path = dir.join(PLAN_FILE);
+    version(&path, json)?;
+    let found = decode(&path, json)?;
+    if found != *plan {
+        return Err(PlanError::Format { path, why: "its text stands for another plan".to_owned() });
+    }
+    let mut maps = BTreeMap::new();
+    for f in plan.files.iter().filter(|f| f.name.ends_with(".safetensors")) {
+        let file = temp.join(&f.name);
+        let map = MappedFile::open(&file).map_err(|source| PlanError::File { path: dir.join(&f.name), source })?;
+        maps.insert(f.name.clone(), map);
+    }
+    PlanWeights::new(plan, maps, dir).map(|_| ())
+}
+
+fn format_error(path: &Path) -> impl Fn(serde_json::Error) -> PlanError + '_ {
+    |e| PlanError::Format { path: path.to_owned(), why: e.to_string() }
+}
+
+fn version(path: &Path, json: &[u8]) -> Result<(), PlanError> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u64,
+    }
+    let head: Head = serde_json::from_slice(json).map_err(format_error(path))?;
+    if head.version != u64::from(VERSION) {
+        return Err(PlanError::Version { path: path.to_owned(), found: head.version });
+    }
+    Ok(())
+}
+
+fn decode(path: &Path, json: &[u8]) -> Result<Plan, PlanError> {
+    let plan: Plan = serde_json::from_slice(json).map_err(format_error(path))?;
+    verify(&plan).map_err(|source| PlanError::Malformed { path: path.to_owned(), source })?;
+    Ok(plan)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PlanError> {
@@ -234,6 +261,47 @@ fn extents(value: &Value) -> Option<Vec<usize>> {
 }
 
 impl PlanWeights {
+    /// The weights of a plan in the files of its folder, checked against what the plan says of them.
+    fn new(plan: &Plan, mut maps: BTreeMap<String, MappedFile>, dir: &Path) -> Result<PlanWeights, PlanError> {
+        let mut take = |name: &str| maps.remove(name).map(|m| RankFile::parse(m, &dir.join(name))).transpose();
+        let defaults = take(DEFAULTS_FILE)?;
+        let ranks = (0..plan.mapping.world()).map(|r| take(&Plan::weight_file(r))).collect::<Result<_, _>>()?;
+        let mut weights = PlanWeights { ranks, random: BTreeMap::new(), defaults };
+        for rank in 0..plan.mapping.world() {
+            let stage = &plan.stages[rank / plan.mapping.tp];
+            stage.values.iter().try_for_each(|v| weights.check_value(plan, rank, v, dir))?;
+        }
+        if let Some(reference) = &plan.reference {
+            for v in &reference.values {
+                if let Source::Weight { weight, .. } = &v.source {
+                    let whole = Held::find(plan, weight).and_then(|h| Held::check(&h, v));
+                    whole.map_err(|why| PlanError::Format { path: dir.join(PLAN_FILE), why })?;
+                }
+            }
+        }
+        for input in plan.inputs.iter().filter(|i| i.default) {
+            let why = match weights.defaults.as_ref().and_then(|f| f.tensors.get(&input.name)) {
+                None => format!("the default value of the input `{}` is missing", input.name),
+                Some(e) if e.dtype != safetensors_dtype(input.ty.dtype) || !e.fits(&input.ty.shape) => {
+                    format!("the default value of the input `{}` is {:?}{:?}", input.name, e.dtype, e.shape)
+                }
+                Some(_) => continue,
+            };
+            return Err(PlanError::Format { path: dir.join(DEFAULTS_FILE), why });
+        }
+        Ok(weights)
+    }
+
+    /// The default value of an input.
+    pub fn default(&self, input: &InputDecl) -> Result<Option<Tensor>, RunError> {
+        let Some((file, e)) = self.defaults.as_ref().and_then(|f| Some((f, f.tensors.get(&input.name)?))) else {
+            return Ok(None);
+        };
+        let bytes = file.map.get(e.data.clone()).unwrap_or_default();
+        let tensor = Tensor::from_bytes(input.ty.dtype, &e.shape, bytes);
+        tensor.map(Some).map_err(|e| RunError::Inputs(vec![format!("default value of `{}`: {e}", input.name)]))
+    }
+
     /// Makes up all data that no file has, so that a run need not.
     pub fn prepare(&self) -> Result<(), RunError> {
         self.random.par_iter().try_for_each(|((rank, key), part)| part.get(*rank, key).map(|_| ()))
@@ -409,6 +477,10 @@ impl WeightSource for PlanWeights {
     fn weight(&self, rank: usize, key: &str) -> Result<Cow<'_, [u8]>, RunError> {
         self.get(rank, key).map(Cow::Borrowed)
     }
+
+    fn default(&self, input: &InputDecl) -> Result<Option<Tensor>, RunError> {
+        PlanWeights::default(self, input)
+    }
 }
 
 /// The weights of the reference program, put together from the rank files.
@@ -437,5 +509,9 @@ impl WeightSource for ReferenceWeights<'_> {
         let name = self.plan.reference.as_deref().and_then(|r| weight_name(r, key));
         let missing = || RunError::Weight { rank, key: key.to_owned(), why: "not in the reference program".to_owned() };
         self.weights.whole(self.plan, name.ok_or_else(missing)?)
+    }
+
+    fn default(&self, input: &InputDecl) -> Result<Option<Tensor>, RunError> {
+        self.weights.default(input)
     }
 }

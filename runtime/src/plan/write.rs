@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIGEST_FILE, FileDecl, PLAN_FILE, Plan, Range};
+use super::{DEFAULTS_FILE, DIGEST_FILE, FileDecl, PLAN_FILE, Plan, PlanError, Range};
 use crate::dtype::DType;
 use crate::map;
 use crate::random::RandomWeight;
@@ -36,6 +36,17 @@ pub enum WriteError {
     /// The name of a file would lie outside the folder, or is taken.
     #[error("`{0}` cannot be the name of a file of the plan")]
     Name(String),
+    /// What was written does not read back as the plan.
+    #[error(
+        "no plan was written to {}: it would not read back as it is ({source})\n  this is a defect of sinter; please report it with the model",
+        path.display()
+    )]
+    Unreadable {
+        /// Where the plan was to be.
+        path: PathBuf,
+        /// What the reader says.
+        source: Box<PlanError>,
+    },
     /// The plan cannot be written as JSON.
     #[error("the plan cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -240,6 +251,15 @@ impl PlanWriter {
 
     /// Writes the weight file of a rank. Entries are streamed; a part is never held in memory as a whole.
     pub fn weights(&mut self, rank: usize, tensors: &[WeightEntry<'_>]) -> Result<(), WriteError> {
+        self.tensors(&Plan::weight_file(rank), tensors)
+    }
+
+    /// Writes the default values of inputs.
+    pub fn defaults(&mut self, tensors: &[WeightEntry<'_>]) -> Result<(), WriteError> {
+        self.tensors(DEFAULTS_FILE, tensors)
+    }
+
+    fn tensors(&mut self, name: &str, tensors: &[WeightEntry<'_>]) -> Result<(), WriteError> {
         let mut sorted: Vec<&WeightEntry<'_>> = tensors.iter().collect();
         // Large elements first, so that every tensor is aligned to its element size.
         sorted.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.key.cmp(&b.key)));
@@ -257,7 +277,7 @@ impl PlanWriter {
         }
         let mut header = serde_json::to_vec(&header)?;
         header.resize((8 + header.len()).next_multiple_of(64) - 8, b' ');
-        self.file(&Plan::weight_file(rank), |f| {
+        self.file(name, |f| {
             f.write_all(&(header.len() as u64).to_le_bytes())?;
             f.write_all(&header)?;
             for w in &sorted {
@@ -281,6 +301,8 @@ impl PlanWriter {
         self.text(PLAN_FILE, &json)?;
         let digest = self.files.iter().find(|f| f.name == PLAN_FILE).map(|f| f.blake3.clone()).unwrap_or_default();
         self.text(DIGEST_FILE, &format!("{digest}\n"))?;
+        let unreadable = |source| WriteError::Unreadable { path: self.target.clone(), source: Box::new(source) };
+        super::read::check_written(&plan, json.as_bytes(), &self.temp, &self.target).map_err(unreadable)?;
         self.publish()?;
         self.done = true;
         Ok(())

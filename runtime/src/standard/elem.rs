@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{Data, StandardError, broadcast, broadcast_index, native};
-use crate::dtype::DType;
+use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::minifloat;
 use crate::tensor::{Tensor, View};
 
@@ -47,18 +47,18 @@ impl Float for f32 {
 }
 
 macro_rules! half {
-    ($($t:ident)*) => {$(
+    ($($t:ident $round:ident)*) => {$(
         impl Float for $t {
             fn wide(self) -> f64 {
                 self.to_f64()
             }
             fn narrow(v: f64) -> Self {
-                $t::from_f64(v)
+                $round(v)
             }
         }
     )*};
 }
-half!(f16 bf16);
+half!(f16 f16_from_f64 bf16 bf16_from_f64);
 
 macro_rules! ints {
     ($($t:ident)*) => {$(

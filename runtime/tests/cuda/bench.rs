@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use sinter_runtime::cuda::all_reduce::{Way, all_reduce};
 use sinter_runtime::cuda::check::{
-    BenchConfig, Benchmark, Case, CheckError, Difference, Limit, Report, Size, Timed, TimedCalls, benchmarks,
+    BenchConfig, Benchmark, Case, CheckError, Difference, Event, Limit, Report, RunConfig, Size, Timed, TimedCalls,
+    benchmarks,
 };
 use sinter_runtime::cuda::exchange::Group;
 use sinter_runtime::cuda::{Kernel, Launch};
@@ -45,9 +46,13 @@ fn small() -> BenchConfig {
     BenchConfig { rounds: 5, round_us: 200.0, max_hold_us: 0.0, copy_bytes: 1 << 20 }
 }
 
+fn measured(bench: BenchConfig) -> RunConfig {
+    RunConfig { bench: Some(bench), ..RunConfig::serial() }
+}
+
 #[test]
 fn a_report_has_every_key_and_names_what_failed() {
-    let cases = [
+    let cases = vec![
         Case::new("scale", "right".to_owned(), Size::Small, doubled(3.0)),
         Case::new("scale", "wrong".to_owned(), Size::Small, doubled(4.0)),
     ];
@@ -63,9 +68,12 @@ fn a_report_has_every_key_and_names_what_failed() {
         Benchmark::new("scale", "nothing".to_owned(), |_| Ok(Timed { launches: vec![], buffers: vec![], bytes: 0 })),
     ];
     let mut told = vec![];
-    let report =
-        Report::run(emulator::device(), &cases, &benchmarks, Some(&small()), |what| told.push(what.to_owned()))
-            .unwrap();
+    let report = Report::run(emulator::device(), cases, &benchmarks, &measured(small()), |event| {
+        if let Event::Begins(what) = event {
+            told.push(what.to_owned());
+        }
+    })
+    .unwrap();
     assert_eq!(told, ["scale right", "scale wrong", "copy", "scale f32 64", "scale nothing"]);
     let failures = report.failures();
     assert_eq!(failures.len(), 2, "{failures:?}");
@@ -93,10 +101,39 @@ fn a_report_has_every_key_and_names_what_failed() {
 
 #[test]
 fn without_measurements_there_is_no_bandwidth() {
-    let cases = [Case::new("scale", "right".to_owned(), Size::Small, doubled(3.0))];
-    let report = Report::run(emulator::device(), &cases, &[], None, |_| {}).unwrap();
+    let cases = vec![Case::new("scale", "right".to_owned(), Size::Small, doubled(3.0))];
+    let report = Report::run(emulator::device(), cases, &[], &RunConfig::serial(), |_| {}).unwrap();
     assert_eq!((report.copy_bytes_per_s, report.benchmarks.len()), (None, 0));
     assert!(report.failures().is_empty());
+}
+
+#[test]
+fn cases_run_side_by_side_and_are_reported_in_order() {
+    let case = |i: usize, expected| Case::new("scale", format!("{i}"), Size::Small, doubled(expected));
+    let cases = (0..12).map(|i| case(i, if i == 7 { 4.0 } else { 3.0 })).collect();
+    let config = RunConfig { threads: 4, ..RunConfig::serial() };
+    let mut ended = 0;
+    let report = Report::run(emulator::device(), cases, &[], &config, |event| {
+        ended += usize::from(matches!(event, Event::Case(_)));
+    })
+    .unwrap();
+    assert_eq!(ended, 12);
+    assert!(report.cases.iter().enumerate().all(|(i, c)| c.label == format!("{i}") && c.pass == (i != 7)));
+}
+
+#[test]
+fn a_case_beyond_its_time_ends_the_run() {
+    let slow = Case::new("scale", "slow".to_owned(), Size::Small, |_| {
+        std::thread::sleep(Duration::from_secs(30));
+        Ok(Difference::default())
+    });
+    let never = Case::of_ranks("scale", "never".to_owned(), Size::Small, doubled(3.0));
+    let config = RunConfig { threads: 2, case_seconds: 1, ..RunConfig::serial() };
+    let cases = vec![Case::new("scale", "right".to_owned(), Size::Small, doubled(3.0)), slow, never];
+    let report = Report::run(emulator::device(), cases, &[], &config, |_| {}).unwrap();
+    assert_eq!(report.abandoned.as_deref(), Some("scale slow"));
+    assert_eq!(report.failures(), ["scale slow: took longer than 1 s; the run ends here"]);
+    assert_eq!(report.cases.len(), 2);
 }
 
 #[test]
@@ -119,7 +156,7 @@ fn calls_of_several_ranks_are_timed_together() {
         }
         Ok(TimedCalls { group: Some(group), calls, buffers, bytes: 128 })
     });
-    let report = Report::run(emulator::device(), &[], &[benchmark], Some(&small()), |_| {}).unwrap();
+    let report = Report::run(emulator::device(), vec![], &[benchmark], &measured(small()), |_| {}).unwrap();
     assert!(report.failures().is_empty(), "{:?}", report.failures());
     assert!(report.benchmarks[0].us > 0.0);
 }
@@ -133,7 +170,7 @@ fn fused_and_separate_kernels_are_prepared_and_launched() {
     let benchmarks: Vec<Benchmark> = benchmarks().into_iter().filter(kept).collect();
     assert!(benchmarks.len() >= 3);
     let config = BenchConfig { rounds: 1, round_us: 0.0, ..small() };
-    let report = Report::run(emulator::device(), &[], &benchmarks, Some(&config), |_| {}).unwrap();
+    let report = Report::run(emulator::device(), vec![], &benchmarks, &measured(config), |_| {}).unwrap();
     assert!(report.failures().is_empty(), "{:?}", report.failures());
     assert_eq!(report.benchmarks.len(), benchmarks.len());
 }

@@ -59,7 +59,7 @@ impl Builder {
 }
 
 pub(crate) fn input(name: &str, shape: &[&str]) -> InputDecl {
-    InputDecl { name: name.to_owned(), ty: ty(shape), kind: None }
+    InputDecl { name: name.to_owned(), ty: ty(shape), kind: None, default: false }
 }
 
 pub(crate) fn output(name: &str, shape: &[&str], stage: usize, value: ValueId, part: Option<Part>) -> OutputDecl {

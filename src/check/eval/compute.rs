@@ -3,7 +3,7 @@
 use super::elementwise::larger;
 use super::layout::{broadcast, spread, steps, walk};
 use super::{Array, EXACT_LIMIT, Local, Reason, Result, axis, elements, fits, misfit};
-use crate::ir::{Class, DType, Op, Real};
+use crate::ir::{Class, DType, Op, Real, Safe};
 
 /// How a row is reduced.
 enum Kind {
@@ -21,15 +21,19 @@ fn integer_mean(sum: f64, n: usize) -> f64 {
     if sum.abs() < EXACT_LIMIT { (sum as i64 / n as i64) as f64 } else { f64::NAN }
 }
 
-/// Soft-max in place; `safe` gives zeros where every element is -infinity.
-fn softmax(row: &mut [f64], safe: bool) {
+/// Soft-max in place; `safe` says when it is zeros instead of NaN.
+fn softmax(row: &mut [f64], safe: Safe) {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, larger);
-    if safe && max == f64::NEG_INFINITY {
+    if safe == Safe::Masked && max == f64::NEG_INFINITY {
         row.fill(0.0);
         return;
     }
     row.iter_mut().for_each(|v| *v = (*v - max).exp());
     let sum: f64 = row.iter().sum();
+    if safe == Safe::Always && sum.is_nan() {
+        row.fill(0.0);
+        return;
+    }
     row.iter_mut().for_each(|v| *v /= sum);
 }
 
@@ -123,7 +127,7 @@ impl Local<'_> {
         Ok(vec![Array::new(&shape, walk(kept).into_iter().map(reduce).collect())])
     }
 
-    fn softmax(&self, along: i64, safe: bool) -> Result<Vec<Array>> {
+    fn softmax(&self, along: i64, safe: Safe) -> Result<Vec<Array>> {
         let x = self.x[0];
         let a = axis(along, x.shape.len())?;
         fits(&x.shape, &self.declared[0])?;
@@ -226,7 +230,7 @@ impl Local<'_> {
     }
 
     /// Scores are scaled, capped, masked, and cut by causality, in this order.
-    fn attention(&self, scale: f64, causal: bool, softcap: f64, safe: bool) -> Result<Vec<Array>> {
+    fn attention(&self, scale: f64, causal: bool, softcap: f64, safe: Safe) -> Result<Vec<Array>> {
         self.floats(3)?;
         let (q, k, v) = (self.x[0], self.x[1], self.x[2]);
         let outside = || Reason::Misfit(format!("queries {:?}, keys {:?}, values {:?}", q.shape, k.shape, v.shape));

@@ -5,7 +5,7 @@ use super::super::random::Random;
 use super::super::shapes::{self, ty};
 use super::{Attempt, Builder, FLOATS, Miss};
 use crate::ir::norm::Quant;
-use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, Norm, OpInfo, Real, TensorType};
+use crate::ir::{Attr, AttrKind, Class, DType, Dim, MeshAxis, Norm, OpInfo, Real, Safe, TensorType};
 use crate::rules::eval::{self, Bind};
 use crate::rules::lang::{AttrPattern, VarId};
 
@@ -520,6 +520,7 @@ impl Builder<'_> {
                 Attr::DType(if r.chance(70) && want.dtype.is_float() { want.dtype } else { *r.pick(&FLOATS) })
             }
             (_, AttrKind::Axis) => Attr::Axis(MeshAxis::Tp),
+            (_, AttrKind::Safe) => Attr::Safe(*r.pick(&[Safe::No, Safe::Masked, Safe::Always])),
             (_, AttrKind::Str) => Attr::Str("y".to_owned()),
             (_, AttrKind::Int) => Attr::Int(r.below(3) as i64),
             _ => return Err(Miss::Untyped),

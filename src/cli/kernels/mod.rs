@@ -69,7 +69,7 @@ fn list(choice: &Choice) -> Result<Outcome, Failure> {
         let threads = k.threads().map_or_else(String::new, |n| n.to_string());
         let _ = writeln!(t, "{:file$}  {:name$}  {threads:>4}  {}", k.file, k.name, k.body());
     }
-    let _ = writeln!(t, "{} kernels", kernels.len());
+    let _ = writeln!(t, "{}", super::counted(kernels.len(), "kernel"));
     print(&t)?;
     Ok(Outcome::Done)
 }

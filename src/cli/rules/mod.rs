@@ -52,7 +52,8 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
 
 fn list(rules: &RuleOptions) -> Result<Outcome, Failure> {
     let rules = rules.load()?;
-    let width = rules.rules().iter().map(|r| r.name.len()).max().unwrap_or(0);
+    // Names that are longer than any name should be do not push all others apart.
+    let width = rules.rules().iter().map(|r| r.name.len()).filter(|n| *n <= 60).max().unwrap_or(0);
     let mut out = String::new();
     let mut folder = "";
     for r in rules.rules() {

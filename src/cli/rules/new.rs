@@ -9,16 +9,16 @@ use super::super::options::RuleOptions;
 use super::super::{Failure, Outcome, print};
 use super::test::CASES;
 use crate::check::case::{Case, with_after};
-use crate::rules::{Phase, RuleSet, is_kebab_case};
+use crate::rules::{BUNDLED, Phase, RuleSet, is_kebab_case};
 
 /// Options of `sinter rules new`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Name of the rule: lower-case words with `-` between them.
     name: String,
-    /// Folder for the rule; it is made where there is none.
-    #[arg(long, value_name = "DIR", default_value = "rules")]
-    dir: PathBuf,
+    /// Folder for the rule, `rules` where not given; it is made where there is none.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// When the rule runs: raise, shard or fuse.
     #[arg(long, default_value = "fuse", value_parser = phase)]
     phase: Phase,
@@ -173,13 +173,23 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         Phase::Shard => &SHARD,
         Phase::Fuse => &FUSE,
     };
-    let known = existing(&o.dir)?;
+    let dir = o.dir.as_deref().unwrap_or(Path::new("rules"));
+    let bundled = is_bundled(dir);
+    if bundled && o.dir.is_none() {
+        return Err(format!(
+            "the folder {} holds sinter's bundled rules; nothing was written\n  help: name a folder of your own with --dir, or \
+             this one to add a bundled rule",
+            dir.display()
+        )
+        .into());
+    }
+    let known = if bundled { RuleSet::bundled()? } else { existing(dir)? };
     if let Some(r) = known.rules().iter().find(|r| r.name == *name) {
         return Err(format!("the name `{name}` is taken: {}, line {}", r.file, r.line).into());
     }
     let file = |path: PathBuf, text: &str| NewFile { path, text: text.replace("NAME", name) };
-    let rule = file(o.dir.join(format!("{name}.rules")), example.rule);
-    let cases = o.dir.join(CASES);
+    let rule = file(dir.join(format!("{name}.rules")), example.rule);
+    let cases = dir.join(CASES);
     let blocked = format!("blocked-{name}-{}.txt", example.excluded);
     let mut files = [file(cases.join(format!("{name}.txt")), example.case), file(cases.join(blocked), example.blocked)];
     for f in files.iter().chain([&rule]) {
@@ -205,8 +215,13 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
     for f in &files {
         out += &format!("wrote {}\n", f.path.display());
     }
-    print(&(out + &format!("next: replace the example, and run `sinter rules test {} --update`\n", o.dir.display())))?;
+    print(&(out + &format!("next: replace the example, and run `sinter rules test {} --update`\n", dir.display())))?;
     Ok(Outcome::Done)
+}
+
+/// Whether a folder is that of the bundled rules.
+fn is_bundled(dir: &Path) -> bool {
+    BUNDLED.iter().all(|(file, _)| dir.join(Path::new(file).file_name().unwrap_or_default()).is_file())
 }
 
 /// The bundled rules and those of a folder, which need not exist.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::options::{CheckedRules, MeshOptions};
-use super::super::{Failure, OutFile, Outcome, deliver};
+use super::super::{Failure, OutFile, Outcome, counted, deliver};
 use crate::import;
 use crate::pipeline::{CompileConfig, Compiled, compile};
 use crate::rules::RuleSet;
@@ -122,7 +122,7 @@ fn text(r: &Report) -> String {
         }
     }
     row(&mut t, width, "total", "", r.matches, r.applied, r.time_ms);
-    let _ = writeln!(t, "{} rules matched, {} did not", live.len(), dead.len());
+    let _ = writeln!(t, "{} matched, {} did not", counted(live.len(), "rule"), dead.len());
     t
 }
 

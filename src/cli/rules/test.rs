@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::options::RuleOptions;
-use super::super::{Failure, Outcome, print};
+use super::super::{Failure, Outcome, counted, print};
 use crate::check::case::{Case, CaseError, with_after};
 use crate::ir;
 use crate::rules::RuleSet;
@@ -70,12 +70,15 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         let case = dir.join(CASES).join(format!("{}.txt", r.name));
         let _ = writeln!(out, "note: rule `{}` has no case: write {}", r.name, case.display());
     }
-    let _ = writeln!(out, "{} cases: {passed} ok, {} failed", files.len(), failed + unreadable);
+    let _ = writeln!(out, "{}: {passed} ok, {} failed", counted(files.len(), "case"), failed + unreadable);
     print(&out)?;
     match (failed, unreadable) {
         (0, 0) => Ok(Outcome::Done),
         (_, 0) => Ok(Outcome::CheckFailed),
-        (_, n) => Err(format!("{n} of {} cases cannot be run as they are written", files.len()).into()),
+        (_, n) => {
+            let are = if n == 1 { "it is" } else { "they are" };
+            Err(format!("{n} of {} cannot be run as {are} written", counted(files.len(), "case")).into())
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::options::RuleOptions;
-use super::super::{Failure, OutFile, Outcome, deliver, say};
+use super::super::{Failure, OutFile, Outcome, counted, deliver, say};
 use crate::check::{self, Verdict, VerifyConfig, refusal};
 use crate::rules::{Rule, RuleSet};
 
@@ -116,5 +116,6 @@ fn summary(r: &Report<'_>, time: Duration) -> String {
         };
         t += &format!("{:width$}  {what}\n", e.name);
     }
-    t + &format!("{} rules hold, {} refused, in {:.1} s\n", r.held, r.refused, time.as_secs_f64())
+    let hold = if r.held == 1 { "holds" } else { "hold" };
+    t + &format!("{} {hold}, {} refused, in {:.1} s\n", counted(r.held, "rule"), r.refused, time.as_secs_f64())
 }

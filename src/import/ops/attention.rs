@@ -3,7 +3,7 @@
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result, SymTensor, Val};
 use super::super::proto::NodeProto;
-use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
+use crate::ir::{DType, Dim, NodeId, Op, Real, Safe, Shape};
 
 pub(super) const OPS: &[&str] = &["RotaryEmbedding", "Attention"];
 
@@ -276,7 +276,7 @@ fn attention(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         scale: scale(n, &width)?,
         softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
         causal: plain,
-        safe: true,
+        safe: Safe::Masked,
     };
     let mut operands = vec![q, k, v];
     operands.extend(mask);
@@ -296,7 +296,7 @@ pub(super) struct How {
     pub(super) softcap: f64,
     pub(super) causal: bool,
     /// Whether a query that sees no key gives zeros.
-    pub(super) safe: bool,
+    pub(super) safe: Safe,
 }
 
 impl How {

@@ -6,7 +6,7 @@ use super::super::proto::NodeProto;
 use super::attention::{
     How, Mask, angles, count, extents, head_count, merge_heads, part, positions, rotate, scale, split_heads,
 };
-use crate::ir::{DType, Dim, NodeId, Op, Real, Shape};
+use crate::ir::{DType, Dim, NodeId, Op, Real, Safe, Shape};
 
 fn one() -> Dim {
     Dim::from(1)
@@ -42,16 +42,17 @@ fn per_row(cx: &mut Context<'_>, x: NodeId, batch: &Dim) -> Result<NodeId> {
 
 /// `GroupQueryAttention`: a cache whose rows have lengths of their own, causal, with rotary embedding.
 pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
-    refuse_flags(n, &["sliding_window_cache", "qk_output"])?;
-    refuse_inputs(n, &[(12, "k_scale"), (13, "v_scale")])?;
+    refuse_flags(n, &["qk_output", "kv_cache_bit_width"])?;
+    refuse_inputs(n, &[(12, "k_scale"), (13, "v_scale"), (16, "query_seqlens")])?;
     refuse_output(n, 3, "output_qk")?;
     let (heads, groups) = (head_count(n, "num_heads")?, head_count(n, "kv_num_heads")?);
     let [mut q, mut k, v] = separate(cx, n, heads, groups)?;
     let [batch, _, tokens, width] = extents(cx, q, "the query")?;
     if let (Some(qw), Some(kw)) = (cx.optional(n, 14)?, cx.optional(n, 15)?) {
-        let eps = Real(f64::from(attrs::float(n, "qk_norm_epsilon").unwrap_or(1e-6)));
-        q = cx.add(Op::RmsNorm { eps }, &[q, qw])?;
-        k = cx.add(Op::RmsNorm { eps }, &[k, kw])?;
+        let both = attrs::float(n, "qk_norm_epsilon").unwrap_or(1e-6);
+        let eps = |name| Real(f64::from(attrs::float(n, name).unwrap_or(both)));
+        q = cx.add(Op::RmsNorm { eps: eps("q_norm_epsilon") }, &[q, qw])?;
+        k = cx.add(Op::RmsNorm { eps: eps("k_norm_epsilon") }, &[k, kw])?;
     }
 
     // Rows have `length` tokens after this step; `kept` of them lie in the cache.
@@ -79,8 +80,26 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         q = rotate(cx, q, cos, sin, interleaved)?;
         k = rotate(cx, k, cos, sin, interleaved)?;
     }
+    let window = attrs::int(n, "local_window_size").filter(|&w| w >= 0);
+    let causal = attrs::flag(n, "causal", true);
     let (mut keys, mut values) = (k, v);
-    if let (Some(past_k), Some(past_v)) = (cx.optional(n, 3)?, cx.optional(n, 4)?) {
+    let (mut length, mut place) = (length, place);
+    let mut presents = None;
+    if attrs::flag(n, "sliding_window_cache", false) {
+        let (Some(past_k), Some(past_v)) = (cx.optional(n, 3)?, cx.optional(n, 4)?) else {
+            return Err(OpError::from("`sliding_window_cache` needs the caches of keys and values"));
+        };
+        let Some(size) = window.filter(|&w| w > 0 && causal) else {
+            return Err(OpError::from("`sliding_window_cache` needs a `local_window_size` above 0, and `causal`"));
+        };
+        refuse_inputs(n, &[(10, "attention_bias")])?;
+        let ring = Ring::new(cx, [past_k, k], [length, kept], size)?;
+        (keys, values) = (ring.staged(cx, past_k, k)?, ring.staged(cx, past_v, v)?);
+        presents = Some([ring.present(cx, keys)?, ring.present(cx, values)?]);
+        // From here on, positions count from the first key that is at hand.
+        length = cx.add(Op::Sub {}, &[length, ring.origin])?;
+        place = cx.add(Op::Sub {}, &[place, ring.origin])?;
+    } else if let (Some(past_k), Some(past_v)) = (cx.optional(n, 3)?, cx.optional(n, 4)?) {
         let [_, _, held, _] = extents(cx, past_k, "past_key")?;
         let lengths = cx.reshape(length, vec![batch.clone()])?;
         let append = Op::Append { tokens: held.larger(&total) };
@@ -93,11 +112,10 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
     let mut mask = Mask::default();
     let inside = cx.add(Op::Less {}, &[key, length])?;
     mask.keep(cx, inside)?;
-    if attrs::flag(n, "causal", true) {
+    if causal {
         let seen = cx.add(Op::LessEqual {}, &[key, place])?;
         mask.keep(cx, seen)?;
-        let window = attrs::int(n, "local_window_size").unwrap_or(-1);
-        if window >= 0 {
+        if let Some(window) = window {
             let window = cx.scalar(DType::I64, window as f64);
             let before = cx.add(Op::Sub {}, &[place, window])?;
             let near = cx.add(Op::Greater {}, &[key, before])?;
@@ -120,11 +138,91 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
         scale: scale(n, &width)?,
         softcap: f64::from(attrs::float(n, "softcap").unwrap_or(0.0)),
         causal: false,
-        safe: false,
+        safe: Safe::No,
     };
     let y = cx.add(how.op(), &operands)?;
     let y = merge_heads(cx, y)?;
+    let [keys, values] = presents.unwrap_or([keys, values]);
     Ok([y, keys, values].map(Val::Node).to_vec())
+}
+
+/// A cache that holds the last tokens only: `sliding_window_cache`. With capacity C and a window of W, a row of T tokens has
+/// its last L(T) of them at hand: all T up to C, and T - G ceil((T - C) / G) beyond, where G = C - W + 1.
+struct Ring {
+    /// [batch, heads, C, width] and the number of new tokens.
+    shape: [Dim; 4],
+    new: Dim,
+    /// Tokens of each row that lay in the cache, as i64 [batch].
+    held: NodeId,
+    /// Absolute position of the first key that is at hand, [batch, 1, 1, 1].
+    origin: NodeId,
+    /// Keys at hand that leave the cache, and those that stay, [batch, 1, 1, 1].
+    gone: NodeId,
+    stay: NodeId,
+}
+
+impl Ring {
+    /// `length` and `kept` count the tokens of each row after and before this step.
+    fn new(cx: &mut Context<'_>, [past, k]: [NodeId; 2], [length, kept]: [NodeId; 2], window: i64) -> Result<Ring> {
+        let shape: [Dim; 4] = extents(cx, past, "past_key")?;
+        let [_, _, new, _] = extents(cx, k, "key")?;
+        if shape[2].as_const().is_some_and(|c| c < window) {
+            return Err(OpError::from(format!("a cache of {} tokens for a window of {window}", shape[2])));
+        }
+        let capacity = count(cx, &shape[2])?;
+        let step = count(cx, &(&shape[2] - &Dim::from(window - 1)))?;
+        let resident = |cx: &mut Context<'_>, tokens: NodeId| -> Result<NodeId> {
+            let over = cx.add(Op::Sub {}, &[tokens, capacity])?;
+            let unit = cx.scalar(DType::I64, 1.0);
+            let almost = cx.add(Op::Sub {}, &[step, unit])?;
+            let rounded = cx.add(Op::Add {}, &[over, almost])?;
+            let times = cx.add(Op::Div {}, &[rounded, step])?;
+            let gone = cx.add(Op::Mul {}, &[times, step])?;
+            let left = cx.add(Op::Sub {}, &[tokens, gone])?;
+            let all = cx.add(Op::LessEqual {}, &[tokens, capacity])?;
+            cx.add(Op::Where {}, &[all, tokens, left])
+        };
+        let (held, stay) = (resident(cx, kept)?, resident(cx, length)?);
+        let origin = cx.add(Op::Sub {}, &[kept, held])?;
+        let at_hand = cx.add(Op::Sub {}, &[length, origin])?;
+        let gone = cx.add(Op::Sub {}, &[at_hand, stay])?;
+        let held = cx.reshape(held, vec![shape[0].clone()])?;
+        Ok(Ring { shape, new, held, origin, gone, stay })
+    }
+
+    /// Number of places for the old and the new tokens.
+    fn places(&self) -> Dim {
+        &self.shape[2] + &self.new
+    }
+
+    /// The tokens of the cache, and the new ones behind them.
+    fn staged(&self, cx: &mut Context<'_>, past: NodeId, x: NodeId) -> Result<NodeId> {
+        let new = count(cx, &self.new)?;
+        let lengths = cx.add(Op::Add {}, &[self.held, new])?;
+        cx.add(Op::Append { tokens: self.places() }, &[past, x, lengths])
+    }
+
+    /// The cache after this step: the tokens that stay, then zeros.
+    fn present(&self, cx: &mut Context<'_>, staged: NodeId) -> Result<NodeId> {
+        let [batch, heads, capacity, _] = &self.shape;
+        let width = cx.shape(staged)[3].clone();
+        let (rows, places) = (batch * heads, self.places());
+        let slot = positions(cx, capacity, vec![one(), one(), capacity.clone(), one()])?;
+        let from = cx.add(Op::Add {}, &[self.gone, slot])?;
+        let last = count(cx, &(&places - &one()))?;
+        let from = cx.add(Op::Min {}, &[from, last])?;
+        let row = positions(cx, &rows, vec![batch.clone(), heads.clone(), one(), one()])?;
+        let stride = count(cx, &places)?;
+        let start = cx.add(Op::Mul {}, &[row, stride])?;
+        let from = cx.add(Op::Add {}, &[start, from])?;
+        let from = cx.reshape(from, vec![batch.clone(), heads.clone(), capacity.clone()])?;
+        let flat = cx.reshape(staged, vec![&rows * &places, width])?;
+        let moved = cx.add(Op::Gather { axis: 0 }, &[flat, from])?;
+        let filled = cx.add(Op::Less {}, &[slot, self.stay])?;
+        let dtype = cx.ty(staged).dtype;
+        let zero = cx.scalar(dtype, 0.0);
+        cx.add(Op::Where {}, &[filled, moved, zero])
+    }
 }
 
 /// Queries, keys and values as [batch, heads, tokens, width], given apart or side by side.
@@ -226,7 +324,7 @@ pub(super) fn multi_head(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>
     if let Some(bias) = cx.optional(n, 5)? {
         mask.add(cx, bias)?;
     }
-    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal, safe: false };
+    let how = How { scale: scale(n, &width)?, softcap: 0.0, causal, safe: Safe::No };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;
@@ -378,7 +476,7 @@ pub(super) fn packed(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         mask.add(cx, bias)?;
     }
     let how =
-        How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: false };
+        How { scale: scale(n, &width)?, softcap: 0.0, causal: attrs::flag(n, "unidirectional", false), safe: Safe::No };
     let mut operands = vec![q, k, v];
     operands.extend(mask.build(cx)?);
     let y = cx.add(how.op(), &operands)?;

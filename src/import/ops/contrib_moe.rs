@@ -7,7 +7,7 @@ use super::super::context::{Context, OpError, Result};
 use super::super::proto::NodeProto;
 use super::attention::{extents, part};
 use super::contrib_quant::{view, zero_points};
-use crate::ir::{Dim, NodeId, Op};
+use crate::ir::{Dim, NodeId, Op, Safe};
 
 /// Where a layer's operands stand in the list of the node.
 struct Slots {
@@ -151,7 +151,7 @@ fn route(cx: &mut Context<'_>, n: &NodeProto, scores: NodeId, k: i64, packed: bo
     };
     let normalize = attrs::flag(n, "normalize_routing_weights", false);
     let given = if packed { cx.optional(n, 14)? } else { None };
-    let softmax = Op::Softmax { axis: 1, safe: false };
+    let softmax = Op::Softmax { axis: 1, safe: Safe::No };
     // `MoE` takes the shares before the choice, `QMoE` among what is chosen. The choice is the same.
     let of = if packed { scores } else { cx.add(softmax.clone(), &[scores])? };
     let chosen = cx.add(Op::Largest { k }, &[of])?;

@@ -49,8 +49,9 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
                         cut[a] = true;
                     }
                 }
-                None if shape.iter().any(|d| cx.is_late(d)) => {
-                    return Err(OpError::from("which axes go depends on data"));
+                // An extent that is 1 at run time goes as well.
+                None if shape.iter().any(|d| d.as_const().is_none()) => {
+                    return Err(OpError::from("which axes go depends on the extents at run time"));
                 }
                 None => shape.iter().zip(&mut cut).for_each(|(d, c)| *c = d.as_const() == Some(1)),
             }

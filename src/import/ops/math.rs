@@ -5,7 +5,7 @@ use super::super::context::{Context, OpError, Result, Val};
 use super::super::proto::NodeProto;
 use super::super::weights;
 use super::axis;
-use crate::ir::{DType, NodeId, Op};
+use crate::ir::{DType, NodeId, Op, Safe};
 
 /// Operators of one operand, element by element.
 pub(super) const UNARY: &[&str] = &[
@@ -205,7 +205,7 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
             if cx.opset < 13 && a + 1 != rank {
                 return Err(OpError::from("before opset 13, only the last axis is supported"));
             }
-            cx.add(Op::Softmax { axis: a as i64, safe: false }, &[x])
+            cx.add(Op::Softmax { axis: a as i64, safe: Safe::No }, &[x])
         }
         "MatMul" => {
             let y = cx.operand(n, 1)?;

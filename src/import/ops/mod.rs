@@ -89,6 +89,10 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
         return quant::import(cx, n);
     }
     if layout::OPS.contains(&op) {
+        // Codes and zero points of quantised weights arrive as constants where they are small.
+        if let Some(results) = super::standard::moved_codes(cx, n)? {
+            return Ok(results);
+        }
         layout::import(cx, n)
     } else if decompose::OPS.contains(&op) {
         decompose::import(cx, n)

@@ -3,7 +3,7 @@
 use super::sides::rest_name;
 use super::{RuleParser, Sort, count, nearest};
 use crate::diag::Diagnostic;
-use crate::ir::{Attr, DType, MeshAxis, Real};
+use crate::ir::{Attr, DType, MeshAxis, Real, Safe};
 use crate::rules::lang::{Expr, Guard, GuardKind, Purpose};
 use crate::rules::sexpr::{Datum, Kind, Span};
 use crate::rules::signature::{ValueSort, parameter};
@@ -156,6 +156,7 @@ pub(super) fn literal(d: &Datum) -> Option<Attr> {
         Kind::Float(x) => Attr::Real(Real(*x)),
         Kind::Sym(s) if s == "true" => Attr::Bool(true),
         Kind::Sym(s) if s == "false" => Attr::Bool(false),
+        Kind::Sym(s) if s == Safe::Always.name() => Attr::Safe(Safe::Always),
         Kind::Sym(s) => MeshAxis::parse(s).map(Attr::Axis).or_else(|| DType::parse(s).map(Attr::DType))?,
         Kind::List(items) => {
             let ints = items.iter().map(|i| match i.kind {

@@ -459,6 +459,7 @@ fn kind_name(kind: AttrKind) -> &'static str {
         AttrKind::Dim => "an extent",
         AttrKind::Dims => "a shape",
         AttrKind::Axis => "a mesh axis",
+        AttrKind::Safe => "false, true or always",
         AttrKind::Str => "a name",
         AttrKind::Lit => "a constant",
         AttrKind::Body => "the body of a kernel",

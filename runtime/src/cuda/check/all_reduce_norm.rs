@@ -3,7 +3,8 @@
 
 use super::super::all_reduce::Way;
 use super::super::all_reduce_norm::{all_reduce_norm, capacity};
-use super::super::{DeviceBuffer, Stream, View};
+use super::super::exchange::Member;
+use super::super::{DeviceBuffer, Launch, Stream, View};
 use super::ranks::{Random, group, on_ranks, pause, sum_of_ranks, tensor};
 use super::reference::on_cpu;
 use super::rows::{Types, results};
@@ -104,33 +105,26 @@ fn run(h: &Harness<'_>, op: &Op, p: &Plan) -> Result<Difference, CheckError> {
     let bytes = bytes.ok_or_else(|| CheckError::Reference("too large".to_owned()))?;
     let group = group(h, p.ranks, bytes)?;
 
-    let rank_body = |rank: usize, stream: Stream| {
+    let prepare = |rank: usize| {
         let member = group.member(rank).ok_or_else(|| CheckError::Reference(format!("no rank {rank}")))?;
+        rounds.iter().map(|r| Call::new(h, op, p.way, &member, rank, r, &parameters)).collect::<Result<Vec<_>, _>>()
+    };
+    let body = |rank: usize, calls: &Vec<Call>, stream: &Stream| {
         let mut random = Random::new(rank as u64);
-        let shared = parameters.iter().map(|t| h.upload(t)).collect::<Result<Vec<_>, _>>()?;
         let mut worst = Difference::default();
         let mut codes: Vec<Vec<Tensor>> = vec![];
         for turn in 0..p.turns {
             // Norm and sum are stored in even turns; in odd ones only what is quantised, which has to be the same.
             let all = turn % 2 == 0 || n.quant == Quant::None;
-            for (i, round) in rounds.iter().enumerate() {
-                let (x, residual) = (h.upload(&round.x[rank])?, h.upload(&round.residual)?);
-                let mut operands: Vec<View<'_>> = vec![view(&x, &round.x[rank]), view(&residual, &round.residual)];
-                operands.extend(shared.iter().zip(&parameters).map(|(b, t)| view(b, t)));
-                let buffers = round.types.iter().map(|(d, s)| h.result(*d, s)).collect::<Result<Vec<_>, _>>()?;
-                let last = buffers.len() - 1;
-                let out: Vec<Option<View<'_>>> = buffers
-                    .iter()
-                    .zip(&round.types)
-                    .enumerate()
-                    .map(|(k, (b, (d, s)))| (all || (k > 0 && k < last)).then(|| b.view(*d, s)))
-                    .collect();
-                let launches = all_reduce_norm(op, p.way, &member, &operands, &out, h.device.info())?;
+            for (i, (round, call)) in rounds.iter().zip(calls).enumerate() {
+                call.results.iter().try_for_each(|b| h.poison(stream, b))?;
                 pause(&mut random);
-                launches.iter().try_for_each(|l| h.enqueue(&stream, l))?;
-                group.check(rank, &stream)?;
-                let read = |k: usize| h.download(&buffers[k], round.types[k].0, &round.types[k].1);
+                let launches = if all { &call.all } else { &call.quantised };
+                launches.iter().try_for_each(|l| h.enqueue(stream, l))?;
+                group.check(rank, stream)?;
+                let read = |k: usize| h.download_on(stream, &call.results[k], round.types[k].0, &round.types[k].1);
                 let name = format!("rank {rank}, turn {turn}, {} rows", p.rows[i]);
+                let last = call.results.len() - 1;
                 if all {
                     let got = (0..=last).map(read).collect::<Result<Vec<_>, _>>()?;
                     worst = worst.join(judge(h, &n, &name, round, &parameters, &got)?);
@@ -149,7 +143,45 @@ fn run(h: &Harness<'_>, op: &Op, p: &Plan) -> Result<Difference, CheckError> {
         }
         Ok(worst)
     };
-    Ok(on_ranks(h, p.ranks, rank_body)?.into_iter().fold(Difference::default(), Difference::join))
+    Ok(on_ranks(h, p.ranks, prepare, body)?.into_iter().fold(Difference::default(), Difference::join))
+}
+
+/// One rank's part in a round: its memory, and the launches.
+struct Call {
+    results: Vec<DeviceBuffer>,
+    /// Every result is stored.
+    all: Vec<Launch>,
+    /// Only what is quantised is stored; none where nothing is.
+    quantised: Vec<Launch>,
+    _operands: Vec<DeviceBuffer>,
+}
+
+impl Call {
+    fn new(
+        h: &Harness<'_>,
+        op: &Op,
+        way: Way,
+        member: &Member,
+        rank: usize,
+        round: &Round,
+        parameters: &[Tensor],
+    ) -> Result<Call, CheckError> {
+        let tensors: Vec<&Tensor> = [&round.x[rank], &round.residual].into_iter().chain(parameters).collect();
+        let buffers = tensors.iter().map(|t| h.upload(t)).collect::<Result<Vec<_>, _>>()?;
+        let operands: Vec<View<'_>> = buffers.iter().zip(&tensors).map(|(b, t)| view(b, t)).collect();
+        let results = round.types.iter().map(|(d, s)| h.result(*d, s)).collect::<Result<Vec<_>, _>>()?;
+        let last = results.len() - 1;
+        let launches = |stored: &dyn Fn(usize) -> bool| {
+            let out = results.iter().zip(&round.types).enumerate();
+            let out: Vec<Option<View<'_>>> = out.map(|(k, (b, (d, s)))| stored(k).then(|| b.view(*d, s))).collect();
+            let launches = all_reduce_norm(op, way, member, &operands, &out, h.device.info())?;
+            launches.iter().try_for_each(|l| h.device.load(&l.kernel))?;
+            Ok::<_, CheckError>(launches)
+        };
+        let all = launches(&|_| true)?;
+        let quantised = if last > 1 { launches(&|k| k > 0 && k < last)? } else { vec![] };
+        Ok(Call { results, all, quantised, _operands: buffers })
+    }
 }
 
 fn view<'a>(b: &'a DeviceBuffer, t: &'a Tensor) -> View<'a> {
@@ -174,7 +206,7 @@ fn operators() -> Vec<Op> {
 fn case(op: &Op, p: Plan, size: Size) -> Case {
     let label = format!("{} {} {} ranks, {:?} x {}, {} turns", p.way, p.dtype, p.ranks, p.rows, p.columns, p.turns);
     let op = op.clone();
-    Case::new(op.name(), label, size, move |h| run(h, &op, &p))
+    Case::of_ranks(op.name(), label, size, move |h| run(h, &op, &p))
 }
 
 pub(super) fn cases() -> Vec<Case> {

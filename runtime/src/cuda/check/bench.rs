@@ -7,7 +7,8 @@ use super::super::source::Kernel;
 use super::super::{DeviceBuffer, Event, Launch, Stream};
 use super::{CheckError, Harness};
 
-/// Most launches between two events; the driver's queue holds about a thousand.
+/// Most launches between two events, of all ranks together. The driver's queue holds about a thousand; a thread that finds it full waits
+/// and keeps the others from launching what the device needs to go on.
 const MAX_QUEUED: usize = 256;
 
 /// How measurements are taken.
@@ -68,6 +69,8 @@ pub struct Timing {
     pub spread: f64,
     /// Launches between two events.
     pub launches: usize,
+    /// Whether the host took longer to enqueue a round than the device was held busy, so that the time may be the host's.
+    pub host_bound: bool,
 }
 
 /// `HoldArguments` of the kernel.
@@ -88,15 +91,17 @@ fn hold(us: f64) -> Launch {
     Launch::new(kernel, 1, 32, 0, &HoldArguments { nanoseconds: (us * 1e3) as u64 })
 }
 
-/// Times work that `enqueue(first, count)` puts on the harness's stream, beginning with its `first` unit.
+/// Times work that `enqueue(first, count)` puts on the harness's stream, beginning with its `first` unit. A unit has `launches` launches.
 fn time(
     h: &Harness<'_>,
     config: &BenchConfig,
+    launches: usize,
     enqueue: impl Fn(usize, usize) -> Result<(), CheckError>,
 ) -> Result<Timing, CheckError> {
-    // The first launch compiles the kernel, and the next ones wake the device.
-    enqueue(0, 1)?;
+    // The first launches wake the device.
     h.run(&hold(0.0))?;
+    enqueue(0, 1)?;
+    h.stream.synchronize()?;
     let round = |first: usize, count: usize, hold_us: f64| {
         h.enqueue(&h.stream, &hold(hold_us))?;
         let start = Instant::now();
@@ -110,8 +115,9 @@ fn time(
     let mut hold_us = config.max_hold_us.min(500.0);
     let (estimate, _) = round(first, 4, hold_us)?;
     first += 4;
-    let count = (config.round_us / estimate.max(0.1)).ceil().clamp(1.0, MAX_QUEUED as f64) as usize;
-    let mut times = vec![];
+    let count =
+        (config.round_us / estimate.max(0.1)).ceil().clamp(1.0, (MAX_QUEUED / launches.max(1)).max(1) as f64) as usize;
+    let (mut times, mut host_bound) = (vec![], false);
     while times.len() < config.rounds.max(1) {
         let (us, host_us) = round(first, count, hold_us)?;
         first += count;
@@ -120,21 +126,25 @@ fn time(
             hold_us = (2.0 * host_us).max(2.0 * hold_us).min(config.max_hold_us);
             continue;
         }
+        host_bound |= host_us > hold_us;
         times.push(us);
     }
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((share * (times.len() - 1) as f64).round() as usize).copied().unwrap_or(f64::NAN);
-    Ok(Timing { us: at(0.5), spread: (at(0.9) - at(0.1)) / at(0.5), launches: count })
+    Ok(Timing { us: at(0.5), spread: (at(0.9) - at(0.1)) / at(0.5), launches: count, host_bound })
 }
 
 impl TimedCalls {
     /// Times a call.
     pub fn time(&self, h: &Harness<'_>, config: &BenchConfig) -> Result<Timing, CheckError> {
+        // Loading a module may wait for the device, which does not come to rest while a rank waits for its peers.
+        self.calls.iter().flatten().flatten().try_for_each(|l| h.device.load(&l.kernel))?;
+        let launches = self.calls.iter().map(|c| c.iter().map(Vec::len).sum()).max().unwrap_or(1);
         let Some(group) = &self.group else {
-            return time(h, config, |first, count| self.enqueue_rank(h, &h.stream, 0, first, count));
+            return time(h, config, launches, |first, count| self.enqueue_rank(h, &h.stream, 0, first, count));
         };
-        let streams = (0..group.ranks()).map(|_| h.device.stream()).collect::<Result<Vec<_>, _>>()?;
-        let timing = time(h, config, |first, count| self.enqueue_ranks(h, &streams, first, count))?;
+        let streams = (0..group.ranks()).map(|rank| h.device.rank_stream(rank)).collect::<Result<Vec<_>, _>>()?;
+        let timing = time(h, config, launches, |first, count| self.enqueue_ranks(h, &streams, first, count))?;
         streams.iter().enumerate().try_for_each(|(rank, s)| group.check(rank, s))?;
         Ok(timing)
     }
@@ -173,6 +183,7 @@ impl TimedCalls {
 pub fn copy_bandwidth(h: &Harness<'_>, config: &BenchConfig) -> Result<f64, CheckError> {
     let (from, to) = (h.device.alloc(config.copy_bytes)?, h.device.alloc(config.copy_bytes)?);
     h.device.fill(&h.stream, &from, 1)?;
-    let timing = time(h, config, |_, count| (0..count).try_for_each(|_| Ok(h.device.copy(&h.stream, &from, &to)?)))?;
+    let timing =
+        time(h, config, 1, |_, count| (0..count).try_for_each(|_| Ok(h.device.copy(&h.stream, &from, &to)?)))?;
     Ok(2.0 * config.copy_bytes as f64 / (timing.us * 1e-6))
 }

@@ -7,7 +7,8 @@ use super::CheckError;
 use crate::dtype::{DType, element_f64};
 use crate::tensor::{Tensor, byte_len};
 
-/// The byte that every result holds before a kernel runs; as a float of any type it is no value that a case expects.
+/// The byte that every result holds before a kernel runs. As a float of any type it is a value that no case expects, and a boolean
+/// is 0 or 1; [`compare`] refuses other bytes.
 const POISON: u8 = 0xfb;
 
 /// A device with a stream, for cases.
@@ -71,7 +72,7 @@ impl Limit {
 }
 
 /// The relative distance between neighbours of a float type.
-fn unit(dtype: DType) -> f64 {
+pub(super) fn unit(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => f64::EPSILON,
         DType::F32 => f64::from(f32::EPSILON),
@@ -100,14 +101,30 @@ impl Harness<'_> {
         let n =
             byte_len(dtype, shape).ok_or_else(|| CheckError::Reference(format!("{dtype}{shape:?} is too large")))?;
         let buffer = self.device.alloc(n)?;
-        self.device.fill(&self.stream, &buffer, POISON)?;
+        self.poison(&self.stream, &buffer)?;
         Ok(buffer)
+    }
+
+    /// Fills a result with a byte that no case expects, before later work on the same stream.
+    pub fn poison(&self, stream: &Stream, buffer: &DeviceBuffer) -> Result<(), CheckError> {
+        Ok(self.device.fill(stream, buffer, POISON)?)
     }
 
     /// Copies a result to the host.
     pub fn download(&self, buffer: &DeviceBuffer, dtype: DType, shape: &[usize]) -> Result<Tensor, CheckError> {
+        self.download_on(&self.stream, buffer, dtype, shape)
+    }
+
+    /// Copies a result of another stream to the host.
+    pub fn download_on(
+        &self,
+        stream: &Stream,
+        buffer: &DeviceBuffer,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<Tensor, CheckError> {
         let mut t = Tensor::zeros(dtype, shape).map_err(|e| CheckError::Reference(e.to_string()))?;
-        self.device.download(&self.stream, buffer, t.bytes_mut())?;
+        self.device.download(stream, buffer, t.bytes_mut())?;
         Ok(t)
     }
 
@@ -141,7 +158,10 @@ fn compare(name: &str, got: &Tensor, want: &[f64], limit: Limit) -> Result<Diffe
         Err(CheckError::Differs(format!("{place} is {g}, expected {w}")))
     };
     for (i, (bytes, &w)) in got.bytes().chunks_exact(size).zip(want).enumerate() {
-        let g = element_f64(got.dtype, bytes);
+        let g = match got.dtype {
+            DType::Bool if bytes[0] > 1 => f64::from(bytes[0]),
+            _ => element_f64(got.dtype, bytes),
+        };
         d.elements += 1;
         if g == w || (g.is_nan() && w.is_nan()) {
             norm += if w.is_finite() { w * w } else { 0.0 };
@@ -188,6 +208,8 @@ mod tests {
         assert!(run(&[1.0, -2.1, f64::NAN], Limit::of(DType::F32)).unwrap_err().to_string().contains("element 1"));
         assert!(run(&[1.0, -2.0, 0.0], Limit::of(DType::F32)).is_err());
         assert!(run(&[1.0], Limit::Exact).is_err());
+        let unwritten = Tensor::from_bytes(DType::Bool, &[2], &[1, POISON]).unwrap();
+        assert!(compare("y", &unwritten, &[1.0, 1.0], Limit::Exact).is_err());
         let codes = Tensor::from_bytes(DType::F8E4M3FN, &[2], &[0x38, 0x39]).unwrap();
         assert!(compare("q", &codes, &[1.0, 1.0], Limit::Codes { share: 0.0 }).is_ok());
         assert!(compare("q", &codes, &[1.125, 1.0], Limit::Codes { share: 0.0 }).is_err());

@@ -23,7 +23,7 @@ mod softmax;
 
 pub use bench::{BenchConfig, Timed, TimedCalls, Timing, copy_bandwidth};
 pub use harness::{Difference, Harness, Limit};
-pub use report::{BenchmarkResult, CaseResult, FailedBenchmark, Report};
+pub use report::{BenchmarkResult, CaseResult, Event, FailedBenchmark, Report, RunConfig};
 
 use super::CudaError;
 
@@ -66,6 +66,8 @@ pub struct Case {
     pub label: String,
     /// Where it runs.
     pub size: Size,
+    /// Whether its launches wait for each other, so that nothing else may occupy the device.
+    pub alone: bool,
     run: Run,
 }
 
@@ -77,7 +79,17 @@ impl Case {
         size: Size,
         run: impl Fn(&Harness<'_>) -> Result<Difference, CheckError> + Send + Sync + 'static,
     ) -> Case {
-        Case { kernel, label, size, run: Box::new(run) }
+        Case { kernel, label, size, alone: false, run: Box::new(run) }
+    }
+
+    /// A case of several ranks on the device, whose launches wait for each other.
+    pub fn of_ranks(
+        kernel: &'static str,
+        label: String,
+        size: Size,
+        run: impl Fn(&Harness<'_>) -> Result<Difference, CheckError> + Send + Sync + 'static,
+    ) -> Case {
+        Case { alone: true, ..Case::new(kernel, label, size, run) }
     }
 
     /// Executes the case.

@@ -33,25 +33,36 @@ impl Random {
 }
 
 /// Runs `body` for every rank on a thread with a stream of its own; returns what they return, or the first error. An error
-/// of the exchange is told after others, for it may only follow from them.
-pub(super) fn on_ranks<T: Send>(
+/// of the exchange is reported after others, for it may only follow from them.
+///
+/// `prepare` makes what a rank needs, one rank after the other, before any thread starts: allocations, uploads, modules. Each of these
+/// may wait for the device, and while a rank's kernel waits for its peers the device does not come to rest. For the same reason
+/// everything lives until all ranks have joined.
+pub(super) fn on_ranks<P: Sync, T: Send>(
     h: &Harness<'_>,
     ranks: usize,
-    body: impl Fn(usize, Stream) -> Result<T, CheckError> + Sync,
+    prepare: impl Fn(usize) -> Result<P, CheckError>,
+    body: impl Fn(usize, &P, &Stream) -> Result<T, CheckError> + Sync,
 ) -> Result<Vec<T>, CheckError> {
-    let streams = (0..ranks).map(|_| h.device.stream()).collect::<Result<Vec<_>, _>>()?;
+    let streams = (0..ranks).map(|rank| h.device.rank_stream(rank)).collect::<Result<Vec<_>, _>>()?;
+    let prepared = (0..ranks).map(prepare).collect::<Result<Vec<_>, _>>()?;
+    // The ranks' streams do not wait for the harness's, on which results were filled.
+    h.stream.synchronize()?;
     let results: Vec<Result<T, CheckError>> = std::thread::scope(|s| {
         let threads: Vec<_> = streams
-            .into_iter()
+            .iter()
+            .zip(&prepared)
             .enumerate()
-            .map(|(rank, stream)| {
+            .map(|(rank, (stream, prepared))| {
                 let body = &body;
-                s.spawn(move || body(rank, stream))
+                s.spawn(move || body(rank, prepared, stream))
             })
             .collect();
         let lost = || Err(CheckError::Reference("the thread of a rank panicked".to_owned()));
         threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
     });
+    streams.iter().try_for_each(Stream::synchronize)?;
+    drop(prepared);
     let exchange = |r: &Result<T, CheckError>| matches!(r, Err(CheckError::Cuda(CudaError::Exchange { .. })));
     let (waited, others): (Vec<_>, Vec<_>) = results.into_iter().partition(exchange);
     let done = others.into_iter().collect::<Result<Vec<T>, _>>()?;
@@ -69,9 +80,11 @@ pub(super) fn pause(random: &mut Random) {
     }
 }
 
-/// A group on the harness's device.
+/// A group on the harness's device. Its calls are numbered from shortly before the counter wraps.
 pub(super) fn group(h: &Harness<'_>, ranks: usize, capacity: usize) -> Result<Group, CheckError> {
-    Ok(Group::new(&vec![h.device.clone(); ranks], capacity, PATIENCE)?)
+    let group = Group::new(&vec![h.device.clone(); ranks], capacity, PATIENCE)?;
+    group.reset_at(0xffff_fffd)?;
+    Ok(group)
 }
 
 /// What the ranks gave, summed in f32 rank after rank, then the residual; rounded once.

@@ -1,6 +1,10 @@
 //! Runs cases and measurements, and reports all of them; keys of the report are stable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -29,6 +33,9 @@ pub struct Report {
     pub benchmarks: Vec<BenchmarkResult>,
     /// Measurements that could not be taken.
     pub failed_benchmarks: Vec<FailedBenchmark>,
+    /// The case that ran beyond its time and ended the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<String>,
 }
 
 /// Whether a kernel agrees with its reference.
@@ -70,6 +77,8 @@ pub struct BenchmarkResult {
     pub of_copy: f64,
     /// Launches between two events.
     pub launches: usize,
+    /// Whether the time may be the host's, which enqueued launches more slowly than the device executed them.
+    pub host_bound: bool,
     /// The entry point.
     pub entry: String,
     /// Blocks.
@@ -93,17 +102,73 @@ pub struct FailedBenchmark {
     pub reason: String,
 }
 
+/// How cases and measurements are run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunConfig {
+    /// How measurements are taken; none are without it.
+    pub bench: Option<BenchConfig>,
+    /// Cases that run at a time. Their references are computed on the host, a core each; cases of several ranks run alone.
+    pub threads: usize,
+    /// Seconds after which a case has failed. The run ends with it, for the device may never come to rest.
+    pub case_seconds: u64,
+}
+
+impl RunConfig {
+    /// Cases only, one after the other.
+    pub fn serial() -> RunConfig {
+        RunConfig { bench: None, threads: 1, case_seconds: 600 }
+    }
+}
+
+/// What happens in a run.
+pub enum Event<'a> {
+    /// A case or a measurement begins.
+    Begins(&'a str),
+    /// A case has ended.
+    Case(&'a CaseResult),
+    /// The bandwidth of a copy was measured, in bytes per second.
+    Copy(f64),
+    /// A measurement was taken.
+    Benchmark(&'a BenchmarkResult),
+    /// A measurement could not be taken.
+    Failed(&'a FailedBenchmark),
+}
+
+/// What the threads of a run send.
+enum Message {
+    Begins(usize),
+    Ends(usize, CaseResult),
+}
+
+/// Runs the cases `which` of all on one thread, until none is left.
+fn work(device: &Arc<Device>, cases: &[Case], which: &[usize], next: &AtomicUsize, out: &Sender<Message>) {
+    let harness = Harness::new(device);
+    while let Some(&i) = which.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let Some(case) = cases.get(i) else { continue };
+        // Nobody listens after a case that took too long.
+        if out.send(Message::Begins(i)).is_err() {
+            return;
+        }
+        let result = match &harness {
+            Ok(h) => CaseResult::of(case, h),
+            Err(e) => CaseResult::failed(case, e.to_string()),
+        };
+        if out.send(Message::Ends(i, result)).is_err() {
+            return;
+        }
+    }
+}
+
 impl Report {
-    /// Runs cases and, with a configuration, measurements. `progress` is told what comes next. Cases that fail are in the
+    /// Runs cases and, with a configuration, measurements; `tell` hears of each as it begins and ends. Cases that fail are in the
     /// report; an error is one of the device itself.
     pub fn run(
         device: &Arc<Device>,
-        cases: &[Case],
+        cases: Vec<Case>,
         benchmarks: &[Benchmark],
-        bench: Option<&BenchConfig>,
-        mut progress: impl FnMut(&str),
+        config: &RunConfig,
+        mut tell: impl FnMut(Event<'_>),
     ) -> Result<Report, CheckError> {
-        let h = Harness::new(device)?;
         let version = |(major, minor): (i32, i32)| format!("{major}.{minor}");
         let mut out = Report {
             schema: 1,
@@ -115,22 +180,38 @@ impl Report {
             cases: vec![],
             benchmarks: vec![],
             failed_benchmarks: vec![],
+            abandoned: None,
         };
-        for case in cases {
-            progress(&format!("{} {}", case.kernel, case.label));
-            out.cases.push(CaseResult::of(case, &h));
+        let cases = Arc::new(cases);
+        let mut done = BTreeMap::new();
+        for alone in [false, true] {
+            let which: Vec<usize> = (0..cases.len()).filter(|&i| cases[i].alone == alone).collect();
+            let threads = if alone { 1 } else { config.threads };
+            let stuck = run_cases(device, &cases, which, threads, config.case_seconds, &mut done, &mut tell);
+            if let Some(name) = stuck {
+                out.abandoned = Some(name);
+                break;
+            }
         }
-        let Some(config) = bench else { return Ok(out) };
-        progress("copy");
-        let copy = copy_bandwidth(&h, config)?;
+        out.cases = done.into_values().collect();
+        let Some(bench) = config.bench.as_ref().filter(|_| out.abandoned.is_none()) else { return Ok(out) };
+        let h = Harness::new(device)?;
+        tell(Event::Begins("copy"));
+        let copy = copy_bandwidth(&h, bench)?;
+        tell(Event::Copy(copy));
         out.copy_bytes_per_s = Some(copy);
         for b in benchmarks {
-            progress(&format!("{} {}", b.kernel, b.label));
-            match BenchmarkResult::of(b, &h, config, copy) {
-                Ok(r) => out.benchmarks.push(r),
+            tell(Event::Begins(&format!("{} {}", b.kernel, b.label)));
+            match BenchmarkResult::of(b, &h, bench, copy) {
+                Ok(r) => {
+                    tell(Event::Benchmark(&r));
+                    out.benchmarks.push(r);
+                }
                 Err(e) => {
                     let (kernel, label) = (b.kernel.to_owned(), b.label.clone());
-                    out.failed_benchmarks.push(FailedBenchmark { kernel, label, reason: e.to_string() });
+                    let failed = FailedBenchmark { kernel, label, reason: e.to_string() };
+                    tell(Event::Failed(&failed));
+                    out.failed_benchmarks.push(failed);
                 }
             }
         }
@@ -146,28 +227,83 @@ impl Report {
     }
 }
 
+/// Runs cases on threads and collects their results by position. Returns the name of a case that took too long; its thread is left
+/// behind.
+fn run_cases(
+    device: &Arc<Device>,
+    cases: &Arc<Vec<Case>>,
+    which: Vec<usize>,
+    threads: usize,
+    seconds: u64,
+    done: &mut BTreeMap<usize, CaseResult>,
+    tell: &mut impl FnMut(Event<'_>),
+) -> Option<String> {
+    let (sender, receiver) = channel();
+    let (which, next) = (Arc::new(which), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..threads.clamp(1, which.len().max(1)) {
+        let (device, cases, which, next) = (device.clone(), cases.clone(), which.clone(), next.clone());
+        let sender = sender.clone();
+        std::thread::spawn(move || work(&device, &cases, &which, &next, &sender));
+    }
+    drop(sender);
+    let limit = Duration::from_secs(seconds);
+    let name = |i: usize| format!("{} {}", cases[i].kernel, cases[i].label);
+    let mut running: BTreeMap<usize, Instant> = BTreeMap::new();
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(200)) {
+            Ok(Message::Begins(i)) => {
+                running.insert(i, Instant::now());
+                tell(Event::Begins(&name(i)));
+            }
+            Ok(Message::Ends(i, result)) => {
+                running.remove(&i);
+                tell(Event::Case(&result));
+                done.insert(i, result);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some((&i, _)) = running.iter().find(|(_, since)| since.elapsed() > limit) {
+            let result = CaseResult::failed(&cases[i], format!("took longer than {seconds} s; the run ends here"));
+            tell(Event::Case(&result));
+            done.insert(i, result);
+            return Some(name(i));
+        }
+    }
+    // A thread that panicked leaves its case behind.
+    for i in running.into_keys() {
+        let result = CaseResult::failed(&cases[i], "the thread of the case panicked".to_owned());
+        tell(Event::Case(&result));
+        done.insert(i, result);
+    }
+    None
+}
+
 impl CaseResult {
+    fn failed(case: &Case, reason: String) -> CaseResult {
+        CaseResult {
+            kernel: case.kernel.to_owned(),
+            label: case.label.clone(),
+            pass: false,
+            max_abs: None,
+            relative: None,
+            elements: 0,
+            reason: Some(reason),
+        }
+    }
+
     fn of(case: &Case, h: &Harness<'_>) -> CaseResult {
-        let (kernel, label) = (case.kernel.to_owned(), case.label.clone());
         match case.run(h) {
             Ok(d) => CaseResult {
-                kernel,
-                label,
+                kernel: case.kernel.to_owned(),
+                label: case.label.clone(),
                 pass: true,
                 max_abs: Some(d.max_abs),
                 relative: Some(d.relative),
                 elements: d.elements,
                 reason: None,
             },
-            Err(e) => CaseResult {
-                kernel,
-                label,
-                pass: false,
-                max_abs: None,
-                relative: None,
-                elements: 0,
-                reason: Some(e.to_string()),
-            },
+            Err(e) => CaseResult::failed(case, e.to_string()),
         }
     }
 }
@@ -177,7 +313,7 @@ impl BenchmarkResult {
         let prepared = b.prepare(h)?;
         let launch = prepared.calls.iter().flatten().flatten().next();
         let launch = launch.ok_or_else(|| CheckError::Reference("the measurement has no launch".to_owned()))?;
-        let Timing { us, spread, launches } = prepared.time(h, config)?;
+        let Timing { us, spread, launches, host_bound } = prepared.time(h, config)?;
         let bytes_per_s = prepared.bytes as f64 / (us * 1e-6);
         Ok(BenchmarkResult {
             kernel: b.kernel.to_owned(),
@@ -188,6 +324,7 @@ impl BenchmarkResult {
             bytes_per_s,
             of_copy: bytes_per_s / copy,
             launches,
+            host_bound,
             entry: launch.kernel.name.clone(),
             grid: launch.grid,
             block: launch.block,

@@ -2,6 +2,7 @@
 
 mod attention;
 mod ml;
+mod quantised;
 mod random;
 mod recurrent;
 #[cfg(test)]
@@ -51,6 +52,12 @@ pub(super) const OPS: &[Entry] = &[
     ml_row("Normalizer", ml::normalizer, ml::same_f32),
     ml_row("Scaler", ml::scaler, ml::same_f32),
     ml_row("TreeEnsemble", trees::tree_ensemble, trees::tree_ensemble_type),
+    Entry {
+        domain: "com.microsoft",
+        name: "DynamicQuantizeLSTM",
+        kernel: quantised::lstm,
+        infer: quantised::lstm_type,
+    },
     training_row("Adagrad"),
     training_row("Adam"),
     training_row("Momentum"),

@@ -12,7 +12,7 @@ type Types = Result<Vec<Partial>>;
 
 /// An activation with its parameters.
 #[derive(Clone, Copy, Debug)]
-struct Activation {
+pub(super) struct Activation {
     kind: Kind,
     alpha: f64,
     beta: f64,
@@ -54,7 +54,7 @@ impl Activation {
         Ok((activation, alpha.is_some(), beta.is_some()))
     }
 
-    fn of(&self, x: f64) -> f64 {
+    pub(super) fn of(&self, x: f64) -> f64 {
         let (alpha, beta) = (self.alpha, self.beta);
         match self.kind {
             Kind::Relu => x.max(0.0),
@@ -92,7 +92,7 @@ impl Activation {
 
 /// Which network.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Cell {
+pub(super) enum Cell {
     Rnn,
     Gru,
     Lstm,
@@ -125,7 +125,7 @@ impl Cell {
 }
 
 /// Whether each direction goes backwards.
-fn directions(c: &Call) -> Result<&'static [bool]> {
+pub(super) fn directions(c: &Call) -> Result<&'static [bool]> {
     match c.text("direction").unwrap_or("forward") {
         "forward" => Ok(&[false]),
         "reverse" => Ok(&[true]),
@@ -135,7 +135,7 @@ fn directions(c: &Call) -> Result<&'static [bool]> {
 }
 
 /// The activations of all directions; parameters are consumed by those that have them.
-fn activations(c: &Call, cell: Cell, n: usize) -> Result<Vec<Vec<Activation>>> {
+pub(super) fn activations(c: &Call, cell: Cell, n: usize) -> Result<Vec<Vec<Activation>>> {
     let per = cell.defaults().len();
     let names: Vec<&str> = match c.texts("activations") {
         Some(t) => t.iter().map(String::as_str).collect(),
