@@ -119,7 +119,9 @@ impl Op {
     /// Whether its kernels compute in f32, so that operands of f64 would lose precision. Such operands have no kernel.
     pub fn computes_in_f32(&self) -> bool {
         let fused = matches!(self, Op::SiluMul {} | Op::GeluMul { .. } | Op::Rotary { .. } | Op::Attention { .. });
-        fused || self.norm().is_some() || matches!(self, Op::Softmax { .. } | Op::Largest { .. } | Op::ExpertMatmul { .. })
+        fused
+            || self.norm().is_some()
+            || matches!(self, Op::Softmax { .. } | Op::Largest { .. } | Op::ExpertMatmul { .. })
     }
 }
 
