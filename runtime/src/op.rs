@@ -115,6 +115,14 @@ impl Op {
     pub fn norm(&self) -> Option<Norm> {
         Norm::of(self)
     }
+
+    /// Whether its kernels compute in f32, so that operands of f64 would lose precision. Such operands have no kernel.
+    pub fn computes_in_f32(&self) -> bool {
+        let fused = matches!(self, Op::SiluMul {} | Op::GeluMul { .. } | Op::Rotary { .. } | Op::Attention { .. });
+        fused
+            || self.norm().is_some()
+            || matches!(self, Op::Softmax { .. } | Op::Largest { .. } | Op::ExpertMatmul { .. })
+    }
 }
 
 impl fmt::Display for Op {

@@ -545,6 +545,9 @@ impl<'a> Context<'a> {
         }
         let inputs = &inputs[..];
         self.check_late(&op, inputs)?;
+        if op.computes_in_f32() && inputs.iter().any(|&i| self.ty(i).dtype == DType::F64) {
+            return Err(OpError::from("sinter's own operator computes in f32, not in f64"));
+        }
         let id = self.graph.add("", op, inputs)?;
         self.graph.node_mut(id).origin = vec![self.origin.clone()];
         Ok(id)

@@ -412,8 +412,11 @@ fn instantiate(
             return Some(id);
         }
     }
-    // A term that has no type here, or mixes stages, is none: the rule does not apply.
+    // A term that has no type here, mixes stages, or has no kernel for f64 is none: the rule does not apply.
     let facts: Vec<&Facts> = node.children.iter().map(|&c| &eg[c].data).collect();
+    if node.op.computes_in_f32() && facts.iter().flat_map(|f| f.types.iter()).any(|t| t.dtype == DType::F64) {
+        return None;
+    }
     facts_of(&node.op, &facts).ok()?;
     let id = eg.add(node.clone());
     fresh.push(node);

@@ -27,6 +27,8 @@ mod emit;
 mod emit_versions;
 /// How steps came about, and why operators stand apart.
 mod explain;
+/// What random models found.
+mod finds;
 /// Bundled and optional models, and how to compile and run them.
 mod fixtures;
 /// Random bytes and text never cause a panic.

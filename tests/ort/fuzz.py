@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import blocks
 import generate
 import mutate
 import oracle
@@ -55,7 +56,7 @@ class Worker:
     def case(self, rng):
         """A model with inputs, or None."""
         if not self.paths or rng.random() < self.o.generated:
-            grown = generate.grow(rng, self.ort)
+            grown = (blocks if rng.random() < self.o.blocks else generate).grow(rng, self.ort)
             if grown is None:
                 return None
             case = mutate.Case(*grown, "generated")
@@ -118,34 +119,38 @@ def work_on(number, o, queue):
         work = Path(work)
         while time.monotonic() < end:
             counts["cases"] += 1
+            at, index = index, index + o.jobs
             before = counts.copy()
+            if counts["cases"] % 500 == 0:
+                queue.put(("progress", f"{counts['cases']} cases of process {number}: {counts['judged']} judged"))
             try:
-                found = worker.run(index, work)
+                found = worker.run(at, work)
             except Exception as e:
-                queue.put(("error", f"case {index}: {type(e).__name__}: {e}"))
+                queue.put(("error", f"case {at}: {type(e).__name__}: {e}"))
                 found = None
             if found:
                 find, case, feeds, mapping, dialect, judge = found
                 first = signature(find, case)
                 seen[first] += 1
-                ignored = any(p in str(find) for p in o.ignore)
+                ignored = any(p in f"{find} {first}" for p in o.ignore)
                 if not ignored and seen[first] <= PER_SIGNATURE and sum(seen.values()) < 500:
                     small, small_feeds, small_find = Shrink(judge, find, case, feeds, mapping, dialect).run()
                     # What shrinking examined is not counted.
                     counts.clear()
                     counts.update(before)
                     last = signature(small_find, small)
+                    if any(p in f"{small_find} {last}" for p in o.ignore):
+                        continue
                     seen[f"small {last}"] += 1
-                    digest = hashlib.sha256(f"{o.seed}/{index}".encode()).hexdigest()[:6]
+                    digest = hashlib.sha256(f"{o.seed}/{at}".encode()).hexdigest()[:6]
                     name = "".join(c if c.isalnum() else "-" for c in last)[:70].strip("-") + f"-{digest}"
-                    command = f"fuzz.py --seed {o.seed} --case {index}"
+                    command = f"fuzz.py --seed {o.seed} --case {at}"
                     save(o.out / name, small, small_feeds, small_find, judge, command)
                     reason = known((o.out / name / "FIND").read_text())
                     queue.put(("known" if reason else "find", f"{small_find}\n    {len(small.graph.node)} nodes: {o.out / name}\n    {command}"))
                 counts[f"find: {first}"] += 1
             if o.case is not None:
                 break
-            index += o.jobs
     worker.ort.stop()
     queue.put(("done", counts))
 
@@ -158,6 +163,7 @@ def main():
     parser.add_argument("--case", type=int, help="run this case of the seed alone")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--generated", type=float, default=0.4, help="share of generated models")
+    parser.add_argument("--blocks", type=float, default=0.5, help="share of parts of transformers in these")
     parser.add_argument("--ignore", action="append", default=[], metavar="TEXT", help="finds with this text are counted only")
     parser.add_argument("--out", type=Path, default=Path("target/fuzz-ort"), help="where finds are saved")
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="folders that hold model.onnx at any depth")

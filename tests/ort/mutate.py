@@ -160,6 +160,25 @@ def reads(node):
     return list(dict.fromkeys(names))
 
 
+def prune(model, feeds):
+    """Leaves out nodes, constants and inputs that no output needs."""
+    graph = model.graph
+    needed, keep = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if any(o in needed for o in node.output):
+            keep.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            needed |= set(reads(node))
+    del graph.node[:]
+    graph.node.extend(reversed(keep))
+    for field in (graph.initializer, graph.input):
+        rest = [type(x).FromString(x.SerializeToString()) for x in field if x.name in needed]
+        del field[:]
+        field.extend(rest)
+    del graph.value_info[:]
+    names = {i.name for i in graph.input}
+    return [{n: a for n, a in f.items() if n in names} for f in feeds]
+
+
 def all_values(model, feeds, ort):
     """Every tensor of a model by name, or None where ONNX Runtime does not run it."""
     wide = onnx.ModelProto()
@@ -552,7 +571,65 @@ def other_extents(case, rng):
     return feeds
 
 
+def change_body(case, rng):
+    """A node becomes an `If`, a `Loop` or a `Scan` around itself."""
+    graph = case.graph
+    index = rng.randrange(len(graph.node))
+    node = graph.node[index]
+    if len(node.output) != 1 or any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+        return False
+    tag, out = f"b{index}_{rng.randrange(100)}", node.output[0]
+    inner = lambda op, ins, outs, **more: helper.make_node(op, ins, outs, **more)
+    value = lambda name: onnx.ValueInfoProto(name=name)
+    kind = rng.choice(["If", "If", "Loop", "Scan"])
+    if kind == "If":
+        cond = f"{tag}_cond"
+        once, twice = onnx.NodeProto(), onnx.NodeProto()
+        once.CopyFrom(node)
+        twice.CopyFrom(node)
+        once.output[0], twice.output[0] = f"{tag}_then", f"{tag}_inner"
+        last = inner(rng.choice(["Identity", "Identity", "Neg", "Abs"]), [f"{tag}_inner"], [f"{tag}_else"])
+        then = helper.make_graph([once], "then", [], [value(f"{tag}_then")])
+        other = helper.make_graph([twice, last], "else", [], [value(f"{tag}_else")])
+        new = inner("If", [cond], [out], then_branch=then, else_branch=other)
+        flag = np.array(rng.random() < 0.5)
+        if rng.random() < 0.3:
+            graph.initializer.append(numpy_helper.from_array(flag, cond))
+        else:
+            graph.input.append(helper.make_tensor_value_info(cond, TensorProto.BOOL, []))
+            case.feeds[cond] = flag
+    else:
+        read = [n for n in node.input if n]
+        if len(read) != 1:
+            return False
+        body_node = onnx.NodeProto()
+        body_node.CopyFrom(node)
+        body_node.input[list(node.input).index(read[0])] = f"{tag}_in"
+        body_node.output[0] = f"{tag}_out"
+        typed = next((i for i in graph.input if i.name == read[0]), None)
+        element = typed.type.tensor_type.elem_type if typed is not None else 1
+        state = helper.make_tensor_value_info(f"{tag}_in", element, None)
+        if kind == "Loop":
+            count = f"{tag}_count"
+            graph.initializer.append(numpy_helper.from_array(np.array(rng.choice([0, 1, 2, 3])), count))
+            step = [helper.make_tensor_value_info(f"{tag}_i", 7, []), helper.make_tensor_value_info(f"{tag}_go", 9, []), state]
+            keep = inner("Identity", [f"{tag}_go"], [f"{tag}_on"])
+            go = helper.make_tensor_value_info(f"{tag}_on", 9, [])
+            body = helper.make_graph([keep, body_node], "body", step, [go, helper.make_tensor_value_info(f"{tag}_out", element, None)])
+            new = inner("Loop", [count, "", read[0]], [out], body=body)
+        else:
+            body = helper.make_graph([body_node], "body", [state], [helper.make_tensor_value_info(f"{tag}_out", element, None)])
+            new = inner("Scan", [read[0]], [out], body=body, num_scan_inputs=1)
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node]
+    nodes[index] = new
+    del graph.node[:]
+    graph.node.extend(nodes)
+    case.changes.append(f"{kind} around {node.op_type}")
+    return True
+
+
 CHANGES = [
+    (change_body, 1),
     (change_attribute, 5),
     (change_constant, 4),
     (change_type, 2),

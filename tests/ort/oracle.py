@@ -68,9 +68,19 @@ class Sinter:
         return done, [read_array(a) if a else None for a in arrays]
 
 
+def stems(name, prefix, index):
+    """Under what a value's file may be found: awkward characters are written %XX, and a name that reads as another position is too."""
+    code = lambda c: "".join(f"%{b:02X}" for b in c.encode())
+    plain = "".join(code(c) if c in '/\\%"<>|?*' or ord(c) < 32 or i == 0 and c in ".-" else c for i, c in enumerate(name))
+    position = re.fullmatch(r"(input|output)_(0|[1-9]\d*)", plain)
+    if position and position.groups() != (prefix, str(index)):
+        return [code(name[0]) + plain[1:], f"{prefix}_{index}"]
+    return list(dict.fromkeys([plain, name.replace("/", "_"), f"{prefix}_{index}"]))
+
+
 def output_file(folder, name, index):
-    """The file of an output: names with characters that files cannot have are written in one of these forms."""
-    forms = [name, name.replace("/", "_"), name.replace("/", "%2F"), f"output_{index}"]
+    """The file of an output, which holds a tensor or another value."""
+    forms = stems(name, "output", index)
     return next((folder / f"{f}.{end}" for f in forms for end in ("npy", "pb") if (folder / f"{f}.{end}").is_file()), None)
 
 
@@ -103,8 +113,7 @@ def numbered(folder, prefix, names):
     """The arrays of a folder, by name or number; None where one is absent."""
     out = []
     for i, name in enumerate(names):
-        files = [f"{name}.npy", name.replace("/", "_") + ".npy", f"{prefix}_{i}.npy"]
-        file = next((folder / f for f in files if (folder / f).is_file()), None)
+        file = next((folder / f"{f}.npy" for f in stems(name, prefix, i) if (folder / f"{f}.npy").is_file()), None)
         out.append(np.load(file) if file else None)
     return out
 
@@ -196,6 +205,15 @@ def invalid(path, dialect):
     return None
 
 
+def small_float(info):
+    """The NumPy type of an output of 8-bit floats, else None."""
+    import ml_dtypes
+
+    names = {17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz"}
+    name = names.get(info.type.tensor_type.elem_type)
+    return name and getattr(ml_dtypes, name)
+
+
 # ---- comparison -------------------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +221,7 @@ def is_number(a):
     return isinstance(a, np.ndarray) and a.dtype.kind in "fiubV" or getattr(getattr(a, "dtype", None), "name", "") == "bfloat16"
 
 
-def compare(actual, expected, noise=None, loose=None):
+def compare(actual, expected, noise=None, loose=None, element=None):
     """None where the arrays agree, else what differs. `noise` is an array of what rounding of the inputs changes in `expected`."""
     if actual is None:
         return "is missing"
@@ -215,6 +233,9 @@ def compare(actual, expected, noise=None, loose=None):
         return f"has type {a_type} instead of {e_type}"
     if actual.size == 0:
         return None
+    if element and actual.dtype == np.uint8:
+        # NumPy files hold the bits of 8-bit floats, of which several are NaN.
+        actual, expected = actual.view(element).astype(np.float32), expected.view(element).astype(np.float32)
     if expected.dtype.kind in "iub":
         # 64-bit integers do not fit f64.
         bad = actual != expected

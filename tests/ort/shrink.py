@@ -9,25 +9,6 @@ import oracle
 TRIES = 160
 
 
-def prune(model, feeds):
-    """Leaves out nodes, constants and inputs that no output needs."""
-    graph = model.graph
-    needed, keep = {o.name for o in graph.output}, []
-    for node in reversed(graph.node):
-        if any(o in needed for o in node.output):
-            keep.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            needed |= set(mutate.reads(node))
-    del graph.node[:]
-    graph.node.extend(reversed(keep))
-    for field in (graph.initializer, graph.input):
-        rest = [type(x).FromString(x.SerializeToString()) for x in field if x.name in needed]
-        del field[:]
-        field.extend(rest)
-    del graph.value_info[:]
-    names = {i.name for i in graph.input}
-    return [{n: a for n, a in f.items() if n in names} for f in feeds]
-
-
 class Shrink:
     def __init__(self, judge, find, case, feeds, mapping, dialect):
         self.judge, self.find, self.mapping, self.dialect = judge, find, mapping, dialect
@@ -42,7 +23,7 @@ class Shrink:
             return False
         self.left -= 1
         try:
-            feeds = prune(model, feeds)
+            feeds = mutate.prune(model, feeds)
             case = mutate.Case(model, feeds[0], self.case.origin)
             case.changes = self.case.changes
             if not model.graph.node:

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::convert::{ints, round_to, widen, write_ints};
+use super::convert::{ints, round_to, typed, typed_mut, widen, write_ints};
 use super::{Env, KernelError, Result, expect, resolve_axis};
 use crate::attr::MeshAxis;
+use crate::dtype::DType;
 use crate::op::Op;
 use crate::tensor::{View, ViewMut, for_each_piece};
 
@@ -34,6 +35,18 @@ pub(super) fn sum_of_ranks(op: &Op, x: &View<'_>, env: &mut Env<'_>) -> Result<V
 
 /// Sum over the ranks.
 pub(super) fn all_reduce(op: &Op, x: &View<'_>, out: Option<&mut ViewMut<'_>>, env: &mut Env<'_>) -> Result {
+    if x.dtype == DType::F64 {
+        let parts = env.comm.exchange(op.name(), x)?;
+        same_length(&parts, x)?;
+        let Some(out) = out else { return Ok(()) };
+        expect(out, x.dtype, x.shape)?;
+        let sum = typed_mut::<f64>(out.bytes)?;
+        sum.fill(0.0);
+        for p in &parts {
+            sum.iter_mut().zip(&*typed::<f64>(p)).for_each(|(s, v)| *s += v);
+        }
+        return Ok(());
+    }
     if x.dtype.is_float() {
         let sum = sum_of_ranks(op, x, env)?;
         let Some(out) = out else { return Ok(()) };

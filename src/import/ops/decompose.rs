@@ -257,11 +257,14 @@ fn scatter(cx: &mut Context<'_>, n: &NodeProto, x: NodeId) -> Result<NodeId> {
     }
     let mut parts = vec![];
     let zero = Dim::from(0);
-    for (from, to, whole) in [(&zero, &start, x), (&start, &end, updates), (&end, &extent, x)] {
-        if whole == updates {
-            parts.push(updates);
-        } else if from != to {
-            parts.push(cx.add(Op::Slice { axis: 0, start: from.clone(), end: to.clone(), step: 1 }, &[x])?);
+    // What lies before the updates, the updates, what lies behind.
+    for kept in [Some((&zero, &start)), None, Some((&end, &extent))] {
+        match kept {
+            None => parts.push(updates),
+            Some((from, to)) if from != to => {
+                parts.push(cx.add(Op::Slice { axis: 0, start: from.clone(), end: to.clone(), step: 1 }, &[x])?);
+            }
+            Some(_) => {}
         }
     }
     if let [one] = parts[..] { Ok(one) } else { cx.add(Op::Concat { axis: 0 }, &parts) }

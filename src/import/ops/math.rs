@@ -200,9 +200,6 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
             cx.add(Op::Where {}, &[x, a, b])
         }
         "Softmax" => {
-            if cx.ty(x).dtype == DType::F64 {
-                return Err(OpError::from("soft-max of f64 is not supported: it computes in f32"));
-            }
             let default = if cx.opset < 13 { 1 } else { -1 };
             let a = axis(attrs::int(n, "axis").unwrap_or(default), rank)?;
             if cx.opset < 13 && a + 1 != rank {

@@ -124,14 +124,13 @@ impl Attributes {
                         (begin[i], end[i]) = (self.pads[i], self.pads[rank + i]);
                     }
                     let room = n + begin[i] + end[i] - span;
-                    match room {
-                        r if r < 0 => 0,
-                        r if self.ceil => {
-                            let count = (r + stride - 1) / stride + 1;
-                            // The last window starts within the image or what was added before it.
-                            if (count - 1) * stride >= n + begin[i] { count - 1 } else { count }
-                        }
-                        r => r / stride + 1,
+                    // A window wider than the image leaves room below 0, and rounding upwards makes place for it.
+                    if self.ceil {
+                        let count = (room + stride - 1).div_euclid(stride) + 1;
+                        // The last window starts within the image or what was added before it.
+                        if (count - 1) * stride >= n + begin[i] { count - 1 } else { count }
+                    } else {
+                        room.div_euclid(stride) + 1
                     }
                 }
             };
