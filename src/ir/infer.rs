@@ -54,6 +54,19 @@ fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
     Err(InferError { message: format!("{what} differ: {x} and {y}"), conflict })
 }
 
+/// Refuses an operand that does not broadcast to a shape.
+fn spreads(what: &str, x: &TensorType, want: &[Dim]) -> Result<()> {
+    let joined = broadcast(want, &x.shape)?;
+    let message = format!("{what} {x} does not broadcast to {want:?}");
+    if joined.len() != want.len() {
+        return fail(message);
+    }
+    match joined.iter().zip(want).find(|(a, b)| a != b) {
+        Some((a, b)) => same("extents", a, b).map_err(|e| InferError { message, ..e }),
+        None => Ok(()),
+    }
+}
+
 fn axis(of: i64, rank: usize) -> Result<usize> {
     usize::try_from(of).ok().filter(|&a| a < rank).map_or_else(|| fail(format!("axis {of} is outside rank {rank}")), Ok)
 }
@@ -254,9 +267,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
                 same_dtype(op, &[x[0], t])?;
                 let mut want = lead.to_vec();
                 want.push(half.clone());
-                if broadcast(&want, &t.shape)? != want {
-                    return fail(format!("cos or sin {t} does not broadcast to {want:?}"));
-                }
+                spreads("cos or sin", t, &want)?;
             }
             ty(x[0].dtype, x[0].shape.clone())
         }
@@ -485,16 +496,12 @@ fn attention(op: &Op, x: &[&TensorType]) -> Result<TensorType> {
             return fail(format!("the mask of `attention` is {}", mask.dtype));
         }
         let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
-        if broadcast(&want, &mask.shape)? != want {
-            return fail(format!("the mask {mask} does not broadcast to {want:?}"));
-        }
+        spreads("the mask", mask, &want)?;
     }
     if let Some(sink) = x.get(4) {
         float(op, sink)?;
         let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), Dim::from(1)];
-        if broadcast(&want, &sink.shape)? != want {
-            return fail(format!("the sink {sink} does not broadcast to {want:?}"));
-        }
+        spreads("the sink", sink, &want)?;
     }
     let shape = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
     Ok(TensorType { dtype: x[0].dtype, shape })
