@@ -14,7 +14,7 @@ use super::generate::{Instance, Miss, Trial, attempt};
 use super::hints::hints;
 use super::random::Random;
 use super::shapes::LEVELS;
-use crate::ir::{DType, NodeId, Op, TensorType};
+use crate::ir::{Bindings, DType, Dim, NodeId, Op, TensorType};
 use crate::rules::Rule;
 use crate::rules::eval::Bind;
 use crate::rules::lang::{Guard, GuardKind, Head, Pattern, Purpose};
@@ -230,6 +230,15 @@ enum Judgement {
     Wrong(Box<CounterExample>),
 }
 
+/// Whether types are the same for some values of the symbols.
+fn same_at(a: &[TensorType], b: &[TensorType], bindings: &Bindings) -> bool {
+    let same = |x: &Dim, y: &Dim| matches!((x.eval(bindings), y.eval(bindings)), (Ok(x), Ok(y)) if x == y);
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(x, y)| {
+            x.dtype == y.dtype && x.rank() == y.rank() && x.shape.iter().zip(&y.shape).all(|(x, y)| same(x, y))
+        })
+}
+
 fn judge(instance: Instance, random: &mut Random) -> Judgement {
     let finding = |instance, values, finding| Judgement::Wrong(Box::new(CounterExample { instance, values, finding }));
     let text = |ts: &[TensorType]| ts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -254,7 +263,12 @@ fn judge(instance: Instance, random: &mut Random) -> Judgement {
         }
         e.run()
     };
-    if let Some((l, r)) = types {
+    // Symbolic extents may meet in the left side where only some of their values fit, as in `[2]` against `[n]`: the types have to be the
+    // same for those.
+    if let Some((l, r)) = types.filter(|(l, r)| !same_at(&facts(*l).types, &facts(*r).types, &instance.bindings)) {
+        if run(Rounding::Exact).is_err_and(|e| e.id.is_none_or(|n| n.index() < instance.n_left)) {
+            return Judgement::Useless;
+        }
         let found = Finding::Types { left: text(&facts(*l).types), right: text(&facts(*r).types) };
         return finding(instance, vec![], found);
     }
