@@ -45,6 +45,24 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
         .collect()
 }
 
+/// Whether the operands of an operator broadcast for all values of the symbols. [`infer`] takes it for granted that extents fit together where
+/// some values do: a model's own nodes are valid, terms that rules make of them need not be.
+pub fn broadcasts_always(op: &Op, operands: &[&[TensorType]]) -> bool {
+    let x: Vec<&[Dim]> = operands.iter().filter_map(|t| Some(&t.first()?.shape[..])).collect();
+    let fit = |a: &[Dim], b: &[Dim]| {
+        let one = Dim::from(1);
+        a.iter().rev().zip(b.iter().rev()).all(|(p, q)| p == q || *p == one || *q == one)
+    };
+    let lead = |s: &[Dim]| s[..s.len().saturating_sub(2)].to_vec();
+    match (op, &x[..]) {
+        (Op::Where { .. }, [c, a, b]) => fit(c, a) && fit(c, b) && fit(a, b),
+        (Op::Expand { shape }, [a]) => fit(a, shape),
+        (Op::Matmul { .. }, [a, b]) => fit(&lead(a), &lead(b)),
+        (_, [a, b]) if matches!(op.info().class, super::Class::Binary | super::Class::Commutative) => fit(a, b),
+        _ => true,
+    }
+}
+
 fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
     if x == y {
         return Ok(());
