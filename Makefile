@@ -6,7 +6,7 @@ PLAN ?= target/demo-plan
 TESTBED ?= $(wildcard ../shared/testbed)
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
+.PHONY: all setup demo test bless nits bench bench-ops emit-check fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
 
 all: test nits
 
@@ -98,6 +98,15 @@ emit-check: setup
 	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
 	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
+
+# Times single operators in sinter and in ONNX Runtime, in turns, and writes docs/operators-speed.md. ONLY is a regular
+# expression for the names of cases; then no table is written.
+bench-ops: setup
+	$(CARGO) build --quiet --locked --release
+	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
+	$(VENV)/bin/python tests/ort/bench_ops.py --sinter target/release/sinter \
+	  $(if $(ONLY),--only '$(ONLY)',--table docs/operators-speed.md)
 
 clean:
 	$(CARGO) clean
