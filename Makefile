@@ -8,7 +8,7 @@ TESTBED ?= $(wildcard ../shared/testbed)
 VENV := target/venv
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack
+.PHONY: all setup demo test bless nits bench bench-ops emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack
 
 all: test nits
 
@@ -124,6 +124,13 @@ $(VENV)/done:
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
 	touch $@
+
+# Times single operators in sinter and in ONNX Runtime, in turns, and writes docs/operators-speed.md. ONLY is a regular
+# expression for the names of cases; then no table is written.
+bench-ops: setup $(VENV)/done
+	$(CARGO) build --quiet --locked --release
+	$(VENV)/bin/python tests/ort/bench_ops.py --sinter target/release/sinter \
+	  $(if $(ONLY),--only '$(ONLY)',--table docs/operators-speed.md)
 
 clean:
 	$(CARGO) clean
