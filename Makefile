@@ -6,7 +6,7 @@ PLAN ?= target/demo-plan
 TESTBED ?= $(wildcard ../shared/testbed)
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
+.PHONY: all setup demo test bless nits bench emit-check emit-conformance schemas fuzz clean testbed onnx-conformance kernels kernels-bless gpu-check
 
 all: test nits
 
@@ -87,17 +87,34 @@ bench: setup
 
 # Runs emitted ONNX files in ONNX Runtime, compares outputs and times, and writes docs/emit.md. Needs Python 3 with venv,
 # and the network for numpy, onnx and onnxruntime. TESTBED is a folder of exported models; without it the bundled ones
-# are checked.
+# are checked. Then small models of older opsets, and the files of all ranks, run together.
 VENV := target/venv
+VENV_READY := (test -x $(VENV)/bin/python || python3 -m venv $(VENV)) && \
+  $(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx==1.23.2 onnxruntime
+SHARED_MODELS := $(wildcard ../shared/models/* ../shared/cases/*/*)
 emit-check: setup
 	$(CARGO) build --quiet --locked
-	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
+	$(VENV_READY)
 	for m in "prefill-1024 --seq 128" "decode-1024 --seq 1 --past 512 --batch 4" \
 	  "prefill-512 --hidden 512 --heads 8 --kv-heads 8 --ffn 1408 --vocab 4096 --layers 4 --seq 256"; do \
 	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
 	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
+	$(VENV)/bin/python tests/ort/check_versions.py --sinter target/debug/sinter
+	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 0 --ranks 2x1 1x2 2x2 \
+	  fixtures/models/* fixtures/emit/* $(SHARED_MODELS)
+
+# Emits all of ONNX's node tests, and runs the files in ONNX Runtime.
+emit-conformance: setup $(ONNX)/done
+	$(CARGO) build --quiet --locked
+	$(VENV_READY)
+	$(VENV)/bin/python tests/ort/check_nodes.py --sinter target/debug/sinter --cases $(ONNX) --at-least 3480
+
+# Writes the table of ONNX's operator versions again, from the schemas of the onnx package; a test compares it. What a new version
+# changes must be said in src/emit/convert.rs.
+schemas:
+	$(VENV_READY)
+	$(VENV)/bin/python tests/ort/make_schemas.py src/emit/schemas.txt
 
 clean:
 	$(CARGO) clean

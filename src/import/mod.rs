@@ -30,7 +30,7 @@ pub(crate) use self::kinds::STRING;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::weights::Store;
 pub use self::weights::{Weight, Weights};
-pub(crate) use self::weights::{data_type, packed_bits};
+pub(crate) use self::weights::{data_type, dtype as element_type, packed_bits};
 use crate::ir::{DType, Dim, Graph, Op, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
