@@ -156,6 +156,8 @@ pub fn compile_with(
         i.default = model.defaults.contains(&i.name);
     }
     plan.outputs.iter_mut().for_each(|o| o.kind = model.kinds.get(&o.name).cloned());
+    plan.inputs.iter_mut().for_each(|i| i.declared = model.declared.get(&i.name).cloned());
+    plan.assumptions.clone_from(&model.assumptions);
     plan.random = model.weights.random().cloned().collect();
     let extract =
         ExtractStats { original_ns: original.original_ns, original_time_ns: original.original_time_ns, ..found.stats };

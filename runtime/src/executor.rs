@@ -16,7 +16,7 @@ use crate::comm::{CommError, Hub};
 use crate::cpu::KernelError;
 use crate::dim::Bindings;
 use crate::dtype::{DType, TensorType};
-use crate::plan::{Certificate, InputDecl, Mapping, OutputDecl, Plan, Source, Stage, ValueId};
+use crate::plan::{Assumption, Certificate, InputDecl, Mapping, OutputDecl, Plan, Source, Stage, ValueId};
 use crate::standard::Data;
 use crate::tensor::{Tensor, byte_len, for_each_piece};
 
@@ -165,6 +165,7 @@ struct Program<'a> {
     mapping: Mapping,
     stages: Vec<&'a Stage>,
     inputs: &'a [InputDecl],
+    assumptions: &'a [Assumption],
     outputs: Vec<OutputDecl>,
     certificate: Cow<'a, Certificate>,
     /// Types by which traced values are chosen.
@@ -204,6 +205,7 @@ pub fn run(
         mapping: plan.mapping,
         stages: plan.stages.iter().collect(),
         inputs: &plan.inputs,
+        assumptions: &plan.assumptions,
         outputs: plan.outputs.clone(),
         certificate: Cow::Borrowed(&plan.certificate),
         reference: plan.reference.as_deref(),
@@ -231,6 +233,7 @@ pub fn run_reference(
         mapping: Mapping { tp: 1, pp: 1 },
         stages: vec![reference],
         inputs: &plan.inputs,
+        assumptions: &plan.assumptions,
         outputs: outputs.ok_or_else(|| RunError::Plan("the reference program lacks an output".to_owned()))?,
         certificate: Cow::Owned(Certificate::default()),
         reference: None,
@@ -253,7 +256,7 @@ fn execute(
     let none = BTreeMap::new();
     let data = config.data.unwrap_or(&none);
     let inputs = &*with_defaults(program.inputs, inputs, weights)?;
-    let bindings = bind::bind(program.inputs, inputs, data)?;
+    let bindings = bind::bind(program.inputs, program.assumptions, inputs, data)?;
     let whole = |d: &InputDecl| {
         let tensor = inputs.get(&d.name).map(Whole::Tensor);
         if d.ty.dtype == DType::Opaque { data.get(&d.name).map(Whole::Data) } else { tensor }

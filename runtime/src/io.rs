@@ -205,21 +205,51 @@ fn descr(dtype: DType) -> &'static str {
     }
 }
 
-/// Reads every array of an `.npz` archive, in its order.
-pub fn read_npz(path: &Path) -> Result<Vec<(String, Tensor)>, IoError> {
-    let file = |source| IoError::File { path: path.to_owned(), source };
-    let zip_error = |e: zip::result::ZipError| file(std::io::Error::other(e.to_string()));
-    let opened = File::open(path).map_err(file)?;
-    let mut archive = zip::ZipArchive::new(BufReader::new(opened)).map_err(zip_error)?;
-    let mut out = vec![];
-    for i in 0..archive.len() {
-        let mut entry = archive.by_index(i).map_err(zip_error)?;
-        let Some(name) = entry.name().strip_suffix(".npy").map(str::to_owned) else { continue };
-        let read = read_member(&mut entry);
-        let member = |e| IoError::Member { path: path.to_owned(), name: name.clone(), source: Box::new(e) };
-        out.push((name.clone(), read.map_err(member)?));
+/// An `.npz` archive, whose arrays are read one by one.
+pub struct Npz {
+    path: PathBuf,
+    archive: zip::ZipArchive<BufReader<File>>,
+    /// By array, its name and place in the archive.
+    names: Vec<(String, usize)>,
+}
+
+impl Npz {
+    /// Opens an archive and reads its directory.
+    pub fn open(path: &Path) -> Result<Npz, IoError> {
+        let file = |source| IoError::File { path: path.to_owned(), source };
+        let zip_error = |e: zip::result::ZipError| file(std::io::Error::other(e.to_string()));
+        if !std::fs::metadata(path).map_err(file)?.is_file() {
+            return Err(file(std::io::Error::other("is neither a folder nor a file")));
+        }
+        let opened = File::open(path).map_err(file)?;
+        let mut archive = zip::ZipArchive::new(BufReader::new(opened)).map_err(zip_error)?;
+        let mut names = vec![];
+        for i in 0..archive.len() {
+            let entry = archive.by_index_raw(i).map_err(zip_error)?;
+            if let Some(name) = entry.name().strip_suffix(".npy") {
+                names.push((name.to_owned(), i));
+            }
+        }
+        Ok(Npz { path: path.to_owned(), archive, names })
     }
-    Ok(out)
+
+    /// The names of all arrays, in the order of the archive.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Reads an array; `None` where there is none of the name.
+    pub fn read(&mut self, name: &str) -> Result<Option<Tensor>, IoError> {
+        let Some((_, i)) = self.names.iter().find(|(n, _)| n == name) else { return Ok(None) };
+        let path = self.path.clone();
+        let zip_error = |e: zip::result::ZipError| IoError::File {
+            path: path.clone(),
+            source: std::io::Error::other(e.to_string()),
+        };
+        let mut entry = self.archive.by_index(*i).map_err(zip_error)?;
+        let member = |e| IoError::Member { path: path.clone(), name: name.to_owned(), source: Box::new(e) };
+        read_member(&mut entry).map(Some).map_err(member)
+    }
 }
 
 fn read_member(entry: &mut impl Read) -> Result<Tensor, IoError> {
@@ -299,14 +329,17 @@ mod tests {
         z.start_file("d.npy", zip::write::SimpleFileOptions::default()).unwrap();
         z.write_all(&npy("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999,), }", &[])).unwrap();
         z.finish().unwrap();
-        let e = read_npz(&path).unwrap_err().to_string();
+        let mut npz = Npz::open(&path).unwrap();
+        assert_eq!(npz.names().collect::<Vec<_>>(), ["a", "b/c", "d"]);
+        assert_eq!(npz.read("a").unwrap().unwrap().to_f64(), [1.0, 2.0]);
+        assert!(npz.read("x").unwrap().is_none());
+        let e = npz.read("d").unwrap_err().to_string();
         assert!(e.contains("array `d`") && e.contains("there are fewer"), "{e}");
         let mut z = zip::ZipWriter::new(File::create(&path).unwrap());
         z.start_file("b/c.npy", zip::write::SimpleFileOptions::default()).unwrap();
         z.write_all(&npy("{'descr': '<i4', 'fortran_order': False, 'shape': (), }", &[7, 0, 0, 0])).unwrap();
         z.finish().unwrap();
-        let read = read_npz(&path).unwrap();
-        assert_eq!((read[0].0.as_str(), read[0].1.to_f64()), ("b/c", vec![7.0]));
+        assert_eq!(Npz::open(&path).unwrap().read("b/c").unwrap().unwrap().to_f64(), [7.0]);
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -20,11 +20,16 @@ pub struct MappedFile {
 impl MappedFile {
     /// Maps a file.
     pub fn open(path: &Path) -> io::Result<MappedFile> {
-        let file = File::open(path)?;
-        let meta = file.metadata()?;
+        // Opening a pipe would wait for a writer.
+        let meta = std::fs::metadata(path)?;
         if meta.is_dir() {
             return Err(io::Error::other("is a directory"));
         }
+        if !meta.is_file() {
+            return Err(io::Error::other("is a pipe or device, not a file"));
+        }
+        let file = File::open(path)?;
+        let meta = file.metadata()?;
         if meta.len() == 0 {
             return Ok(MappedFile { map: None });
         }

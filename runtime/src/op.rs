@@ -379,7 +379,7 @@ ops! {
     Largest = "largest", Compute, 1..=1, 2, { k: i64 };
     /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names; negative ones count from the end. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
     ExpertMatmul = "expert_matmul", Compute, 3..=5, 1, { bits: i64 = 0 };
-    /// (q, k, v[, mask[, sink]]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; sink broadcasts to [batch, heads, queries, 1] and is one more score, of a key without value; `safe` gives zeros for rows with no score above -infinity.
+    /// (q, k, v[, mask[, sink]]) as [batch, heads, tokens, width]; key heads may be fewer (grouped queries). A boolean mask keeps where true, a float mask is added to the scores; sink broadcasts to [batch, heads, queries, 1] and is one more score, of a key without value; `safe` says which rows of weights are zeros instead of NaN.
     Attention = "attention", Compute, 3..=5, 1, { scale: Real, causal: bool = false, softcap: Real = Real(0.0), safe: Safe = Safe::No };
 
     /// The same elements under another shape.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use prost::Message as _;
 use sinter_runtime::dtype::bf16_from_f64;
-use sinter_runtime::io::{read_npy_file, read_npz, stored_as, write_npy};
+use sinter_runtime::io::{Npz, read_npy_file, stored_as, write_npy};
 use sinter_runtime::plan::{InputDecl, OutputDecl};
 use sinter_runtime::standard::{Data, Kind, Strings};
 use sinter_runtime::tensor::Tensor;
@@ -170,9 +170,10 @@ fn surplus(what: &str, position: Option<usize>, side: Side<'_>) -> String {
 /// Reads the arrays of an `.npz` file.
 fn archive(path: &Path, side: Side<'_>, out: &mut Values, problems: &mut Vec<String>) -> Result<(), Failure> {
     let Side { prefix, values: declared, .. } = side;
-    let mut arrays: BTreeMap<String, Tensor> = BTreeMap::new();
-    for (name, tensor) in read_npz(path)? {
-        if arrays.insert(name.clone(), tensor).is_some() {
+    let mut npz = Npz::open(path)?;
+    let mut there = BTreeSet::new();
+    for name in npz.names() {
+        if !there.insert(name.to_owned()) {
             problems.push(format!("two arrays are called `{name}`"));
         }
     }
@@ -182,19 +183,21 @@ fn archive(path: &Path, side: Side<'_>, out: &mut Values, problems: &mut Vec<Str
         optional: d.default,
     });
     let keys: Vec<Keys> = keys.collect();
-    let there = arrays.keys().cloned().collect();
     let found = names::assign(&keys, &there, problems);
     for (d, found) in declared.iter().zip(&found) {
         let hint =
             if d.dtype == DType::Opaque { "; it is no array, so that it needs a folder with .pb files" } else { "" };
-        match found.as_ref().and_then(|name| arrays.remove(name)) {
+        let array = match found {
+            Some(name) => npz.read(name)?,
+            None => None,
+        };
+        match array {
             Some(t) => out.insert(d.name.clone(), t.into()),
-            // What two values claim has been reported.
-            None if d.default || found.is_some() => {}
+            None if d.default => {}
             None => problems.push(format!("`{}` is missing{hint}", d.name)),
         }
     }
-    for name in arrays.keys() {
+    for name in there.iter().filter(|n| !found.iter().flatten().any(|f| f == *n)) {
         problems.push(surplus(&format!("the array `{name}`"), names::position(name, prefix), side));
     }
     Ok(())
@@ -275,11 +278,13 @@ pub(super) fn write(
     let data: Vec<_> = data.iter().map(|(name, d)| (file(name, "pb"), name, d)).collect();
     // Files of an earlier run make room, so that what is there afterwards was written by this one.
     let paths = || tensors.iter().map(|t| &t.0).chain(data.iter().map(|d| &d.0));
+    let refused = |path: &Path, e: &dyn std::fmt::Display| format!("cannot replace {}: {e}", path.display());
+    if let Some(path) = paths().find(|p| p.is_dir()) {
+        return Err(refused(path, &"it is a folder").into());
+    }
     for path in paths() {
         match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("cannot replace {}: {e}", path.display()).into());
-            }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(refused(path, &e).into()),
             _ => {}
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) schema: u32,
     pub(super) model: Model,
     pub(super) mapping: MappingReport,
+    /// What the program takes for granted about the extents of its inputs.
+    pub(super) assumptions: Vec<Assumed>,
     pub(super) own_rules: OwnRules,
     pub(super) saturate: Saturate,
     pub(super) extract: Extract,
@@ -47,6 +49,15 @@ pub(super) struct Model {
     /// Where the model's declarations are not followed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) notes: Vec<String>,
+}
+
+/// A relation between extents that is checked before a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Assumed {
+    /// Such as `m = n`.
+    pub(super) relation: String,
+    /// What asks for it.
+    pub(super) why: String,
 }
 
 /// Rules of `--rules` folders.
@@ -162,6 +173,12 @@ impl Report {
                 moe_ep: 1,
                 world: m.world(),
             },
+            assumptions: c
+                .plan
+                .assumptions
+                .iter()
+                .map(|a| Assumed { relation: a.to_string(), why: a.why.clone() })
+                .collect(),
             own_rules,
             saturate: Saturate {
                 stop: c.stop(),

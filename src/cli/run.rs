@@ -41,10 +41,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     report: Option<String>,
     /// Largest absolute difference allowed, instead of the tolerance for each element type.
-    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_hyphen_values = true)]
     atol: Option<f64>,
     /// Largest relative difference allowed in addition, instead of the tolerance for each element type.
-    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = tolerance_value, allow_hyphen_values = true)]
     rtol: Option<f64>,
     /// Give up when no rank finishes a step for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]

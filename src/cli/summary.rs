@@ -63,6 +63,7 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
             list(&r.model.defaults)
         );
     }
+    assumptions(&mut t, r);
     let _ = writeln!(t, "tp {} x pp {} = {}", m.tp, m.pp, counted(m.world, "rank"));
     let _ = writeln!(
         t,
@@ -125,6 +126,23 @@ pub(super) fn text(r: &Report, c: &Compiled, output: Option<&Path>) -> String {
         let _ = writeln!(t, "plan written to {}", dir.display());
     }
     t
+}
+
+/// At most this many relations between extents are listed.
+const MAX_ASSUMED: usize = 8;
+
+/// What the program takes for granted about extents.
+fn assumptions(t: &mut String, r: &Report) {
+    if r.assumptions.is_empty() {
+        return;
+    }
+    let _ = writeln!(t, "extents taken for granted, checked before a run");
+    for a in r.assumptions.iter().take(MAX_ASSUMED) {
+        let _ = writeln!(t, "  {}: {}", a.relation, a.why);
+    }
+    if let more @ 1.. = r.assumptions.len().saturating_sub(MAX_ASSUMED) {
+        let _ = writeln!(t, "  and {more} more, in the report");
+    }
 }
 
 /// What stands apart, with the reasons. Sites that differ in names alone are told together.

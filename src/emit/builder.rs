@@ -343,6 +343,15 @@ impl Builder {
         use crate::ir::Factor as F;
         match f {
             F::Symbol(s) => self.extent(&Dim::sym(s)),
+            // Operands that are no less than zero are rounded down by ONNX too.
+            F::Floor(a, b) if a.is_natural() && b.is_natural() => self.pair("Div", a, b),
+            F::Div(a, b) => self.pair("Div", a, b),
+            F::Join(a, b) => {
+                let (x, y) = (self.extent(a)?, self.extent(b)?);
+                let one = self.ints(&[1])?;
+                let is_one = self.op("Equal", &[&x, &one], vec![]);
+                Ok(self.op("Where", &[&is_one, &y, &x], vec![]))
+            }
             F::Floor(a, b) => {
                 // Exact for either sign: the remainder has the sign of the divisor.
                 let (x, y) = (self.extent(a)?, self.extent(b)?);

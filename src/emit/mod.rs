@@ -295,7 +295,10 @@ impl<'p> Rank<'p> {
                 _ => (decl.ty.clone(), None),
             };
             self.see(&decl.name, &ty, &mut needed);
-            self.inputs.push(declaration(&decl.name, &ty, decl.kind.as_deref())?);
+            // What the model declares is not narrowed.
+            let shown = if part.is_none() { decl.declared_type() } else { ty };
+            self.see(&decl.name, &shown, &mut needed);
+            self.inputs.push(declaration(&decl.name, &shown, decl.kind.as_deref())?);
             if let Some(kind) = decl.kind.as_deref().and_then(Kind::parse) {
                 self.b.kinds.insert(decl.name.clone(), kind);
             }
@@ -445,8 +448,11 @@ impl<'p> Rank<'p> {
         }
         for ((from, id), name) in self.boundaries.clone() {
             if from == self.s {
-                let ty = &self.stage.value(id).ty;
-                let kind = self.crossing(&name, ty)?;
+                let v = self.operand(id)?;
+                let kind = self.crossing(&v.name, &v.ty)?;
+                if let Some(kind) = kind.as_deref().and_then(Kind::parse) {
+                    self.b.kinds.insert(name.clone(), kind);
+                }
                 self.deliver(id, &name, kind.as_deref(), &mut declared)?;
             }
         }
@@ -656,7 +662,7 @@ fn info(name: &str, ty: &TensorType) -> Result<ValueInfoProto> {
     let dim = |d: &Dim| Dimension {
         value: Some(match d.as_const() {
             Some(n) => dimension::Value::DimValue(n),
-            None => dimension::Value::DimParam(d.to_string()),
+            None => dimension::Value::DimParam(d.as_sym().map_or_else(|| d.to_string(), str::to_owned)),
         }),
         ..Dimension::default()
     };

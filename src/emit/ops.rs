@@ -146,7 +146,14 @@ fn plain_shape(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
         })
         .collect();
     let has_zero = to.iter().any(|d| d.as_const() == Some(0));
-    (!has_zero && target.iter().filter(|&&d| d == -1).count() <= 1).then_some(target)
+    // Beside an extent of 0, nothing follows from the others.
+    let open: Vec<usize> = (0..to.len()).filter(|&i| target[i] == -1).collect();
+    let follows = match open[..] {
+        [] => true,
+        [i] => to.iter().enumerate().all(|(j, d)| j == i || d.bounds().0 > 0),
+        _ => false,
+    };
+    (!has_zero && follows).then_some(target)
 }
 
 /// Whether a reshape needs no arithmetic on extents.

@@ -1,16 +1,17 @@
 //! The state of an import, and the values that nodes exchange.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::functions::{Functions, Names, Opsets};
 use super::proto::{NodeProto, TensorProto};
 use super::weights::{Store, Weight, Weights};
-use super::{ImportError, inline, ops, standard};
-use crate::ir::{Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
+use super::{ImportError, compute, inline, ops, standard};
+use crate::ir::{Attr, Class, DType, Dim, Graph, InferError, Literal, NodeId, Op, Shape, TensorType};
+use sinter_runtime::plan::{Assumption, Relation};
 use sinter_runtime::standard::Kind;
 
 /// Integer tensors up to this many elements are tracked symbolically: shapes, axes, slice bounds.
-const MAX_SYMBOLIC: usize = 256;
+pub(super) const MAX_SYMBOLIC: usize = 256;
 
 /// Why one node cannot be imported.
 #[derive(Debug)]
@@ -119,8 +120,12 @@ pub(super) struct Context<'a> {
     /// Names of all values.
     pub(super) names: Names,
     pub(super) progress: inline::Progress,
-    /// Symbols made for extents that only execution shows.
-    late: std::collections::BTreeSet<String>,
+    /// Symbols made for extents that only execution shows, with the value and axis that show them.
+    late: BTreeMap<String, (NodeId, usize)>,
+    /// Symbols of the inputs.
+    pub(super) symbols: BTreeSet<String>,
+    /// What the import takes for granted about extents.
+    pub(super) assumptions: Vec<Assumption>,
     /// Number of ranks that the model's own communication states.
     pub(super) ranks: Option<usize>,
     vals: HashMap<String, Val>,
@@ -154,7 +159,9 @@ impl<'a> Context<'a> {
             functions,
             names,
             progress: inline::Progress::default(),
-            late: std::collections::BTreeSet::new(),
+            late: BTreeMap::new(),
+            symbols: BTreeSet::new(),
+            assumptions: vec![],
             ranks: None,
             vals: HashMap::new(),
             initializers,
@@ -206,11 +213,7 @@ impl<'a> Context<'a> {
         let results = match own {
             Ok(results) => results,
             // Two extents that may turn out to be equal: the import starts over with that knowledge.
-            Err(e)
-                if e.conflict
-                    .as_ref()
-                    .is_some_and(|(a, b)| !self.is_late(a) && !self.is_late(b) && super::learn(a, b).is_some()) =>
-            {
+            Err(e) if e.conflict.as_ref().is_some_and(|(a, b)| self.learn(a, b).is_some()) => {
                 return Err(e);
             }
             // What sinter's own operators do not express may be a call of the standard operator.
@@ -236,7 +239,7 @@ impl<'a> Context<'a> {
                 Some(Val::Sym(s)) => Some(s.dtype),
                 None => None,
             };
-            let own = |d: DType| d.is_core() || moves || quantised && d.is_quantised();
+            let own = |d: DType| d.is_core() || moves || quantised && d.is_quantised() || ops::takes_codes(node, d);
             if dtype.is_some_and(|d| d == DType::Opaque || !own(d)) {
                 return Ok(true);
             }
@@ -270,18 +273,43 @@ impl<'a> Context<'a> {
 
     /// Whether an extent depends on data.
     pub(super) fn is_late(&self, d: &Dim) -> bool {
-        let mut symbols = std::collections::BTreeSet::new();
-        d.collect_symbols(&mut symbols);
-        symbols.iter().any(|s| self.late.contains(s))
+        !self.late_symbols([d]).is_empty()
+    }
+
+    /// The symbols of extents that depend on data.
+    fn late_symbols<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> BTreeSet<String> {
+        let mut symbols = BTreeSet::new();
+        dims.into_iter().for_each(|d| d.collect_symbols(&mut symbols));
+        symbols.retain(|s| self.late.contains_key(s));
+        symbols
+    }
+
+    /// Takes a relation between extents for granted, on behalf of the node at hand.
+    pub(super) fn assume(&mut self, left: Dim, relation: Relation, right: Dim) {
+        let known = |a: &Assumption| (&a.left, a.relation, &a.right) == (&left, relation, &right);
+        let decided = match relation {
+            Relation::AtMost => (&right - &left).is_natural(),
+            Relation::AtLeast => (&left - &right).is_natural(),
+            Relation::Equal => left == right,
+            Relation::Different => false,
+        };
+        if !decided && !self.assumptions.iter().any(known) {
+            self.assumptions.push(Assumption { left, relation, right, why: format!("node `{}`", self.origin) });
+        }
     }
 
     /// A symbol for an extent that only execution shows.
-    pub(super) fn late_symbol(&mut self, base: &str, axis: usize) -> Dim {
+    pub(super) fn late_symbol(&mut self, base: &str, axis: usize) -> String {
         let mut name = format!("{base}_dim{axis}");
-        while !self.late.insert(name.clone()) {
+        while self.late.contains_key(&name) || !self.symbols.insert(name.clone()) {
             name.push('_');
         }
-        Dim::sym(&name)
+        name
+    }
+
+    /// Remembers which value shows the extent behind a symbol.
+    pub(super) fn shows(&mut self, symbol: &str, value: NodeId, axis: usize) {
+        self.late.insert(symbol.to_owned(), (value, axis));
     }
 
     /// Goes on with other operator sets, and returns those so far.
@@ -470,6 +498,11 @@ impl<'a> Context<'a> {
                 let shape = if sym.scalar { vec![] } else { vec![ints.len()] };
                 Op::Const { value: Literal::ints(sym.dtype, shape, &ints) }
             }
+            None if sym.values.iter().any(|d| self.is_late(d)) => {
+                let id = compute::values(self, sym)?;
+                self.materialised.insert(key, id);
+                return Ok(id);
+            }
             None if sym.dtype == DType::I64 => Op::Dims { values: sym.values.clone(), scalar: sym.scalar },
             None => {
                 let extents = self.materialise(&Val::Sym(SymTensor { dtype: DType::I64, ..sym.clone() }), name)?;
@@ -511,12 +544,40 @@ impl<'a> Context<'a> {
             }
         }
         let inputs = &inputs[..];
+        self.check_late(&op, inputs)?;
         if op.computes_in_f32() && inputs.iter().any(|&i| self.ty(i).dtype == DType::F64) {
             return Err(OpError::from("sinter's own operator computes in f32, not in f64"));
         }
         let id = self.graph.add("", op, inputs)?;
         self.graph.node_mut(id).origin = vec![self.origin.clone()];
         Ok(id)
+    }
+
+    /// Refuses an operator that reads an extent before the value that shows it exists: one of its operands must depend on that value.
+    fn check_late(&self, op: &Op, inputs: &[NodeId]) -> Result<()> {
+        if self.late.is_empty() || matches!(op, Op::Standard { .. }) {
+            return Ok(());
+        }
+        let attrs = op.attrs();
+        let dims = attrs.iter().flat_map(|a| match a {
+            Attr::Dim(d) => std::slice::from_ref(d),
+            Attr::Dims(d) => &d[..],
+            _ => &[],
+        });
+        let used = self.late_symbols(dims);
+        if used.is_empty() {
+            return Ok(());
+        }
+        let shown = self.late_symbols(inputs.iter().flat_map(|&i| &self.graph.node(i).types).flat_map(|t| &t.shape));
+        match used.difference(&shown).next() {
+            Some(s) => Err(OpError::from(format!("the extent `{s}` depends on data"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The value and axis that show the extent behind a symbol.
+    pub(super) fn shown_by(&self, symbol: &str) -> Option<(NodeId, usize)> {
+        self.late.get(symbol).copied()
     }
 
     /// The value of a constant with one element.

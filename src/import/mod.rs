@@ -5,6 +5,7 @@
 
 mod attrs;
 mod body;
+mod compute;
 mod context;
 mod error;
 mod foreign;
@@ -14,6 +15,7 @@ mod kinds;
 mod ops;
 pub mod proto;
 mod standard;
+mod symbols;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +24,7 @@ use std::path::Path;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use prost::Message as _;
+use sinter_runtime::plan::Assumption;
 use sinter_runtime::standard::Kind;
 
 use self::context::{Context, Val};
@@ -29,10 +32,11 @@ pub use self::error::ImportError;
 use self::functions::{Functions, Names};
 pub(crate) use self::kinds::STRING;
 use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use self::symbols::Known;
 use self::weights::Store;
 pub use self::weights::{Weight, Weights};
 pub(crate) use self::weights::{data_type, packed_bits};
-use crate::ir::{DType, Dim, Graph, Op, TensorType};
+use crate::ir::{DType, Dim, Graph, Op, Shape, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.
 pub const MIN_OPSET: i64 = 7;
@@ -58,6 +62,10 @@ pub struct Imported {
     pub defaults: BTreeSet<String>,
     /// Where the model's declarations are not followed.
     pub notes: Vec<String>,
+    /// The declared shapes of inputs whose shape in the graph follows from [`Imported::assumptions`].
+    pub declared: BTreeMap<String, Shape>,
+    /// What the graph takes for granted about the extents of inputs.
+    pub assumptions: Vec<Assumption>,
 }
 
 /// The data of a stand-alone tensor message: element type, shape and elements.
@@ -193,23 +201,17 @@ impl Model {
         }
         let order = topological_order(self.nodes())?;
         // Two symbols may turn out to be equal (or one to be an expression of others) only while shapes
-        // are inferred; then the import starts over with that knowledge.
-        let mut substitution = BTreeMap::new();
+        // are inferred; then the import starts over with that knowledge, and states it.
+        let mut known = Known::declared(self.proto.graph.as_ref());
         loop {
-            match self.attempt(&order, &substitution)? {
+            match self.attempt(&order, &known)? {
                 Attempt::Done(imported) => return Ok(imported),
-                Attempt::Learned(symbol, dim) => {
-                    let one = BTreeMap::from([(symbol.clone(), dim.clone())]);
-                    for d in substitution.values_mut() {
-                        *d = Dim::substitute(d, &one);
-                    }
-                    substitution.insert(symbol, dim);
-                }
+                Attempt::Learned(symbol, dim, why) => known.add(symbol, dim, why),
             }
         }
     }
 
-    fn attempt(&self, order: &[usize], known: &BTreeMap<String, Dim>) -> Result<Attempt, ImportError> {
+    fn attempt(&self, order: &[usize], known: &Known) -> Result<Attempt, ImportError> {
         let graph = self.proto.graph.as_ref().ok_or_else(|| ImportError::Structure("no graph".into()))?;
         let name = match graph.name() {
             "" => self.path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned()),
@@ -246,20 +248,26 @@ impl Model {
                 defaults.insert(name, w);
             }
         }
+        let mut declared = BTreeMap::new();
         for input in &graph.input {
             if cx.is_initializer(input.name()) || sparse.contains_key(input.name()) {
                 continue;
             }
             let kind = kinds::opaque(input);
-            let ty = match (&kind, defaults.remove(input.name())) {
+            let mut ty = match (&kind, defaults.remove(input.name())) {
                 (Some(_), None) => TensorType::new(DType::Opaque, vec![]),
-                (None, None) => input_type(input, known)?,
+                (None, None) => input_type(input, &known.names)?,
                 (_, Some(value)) => {
-                    let ty = default_type(input, &value, known)?;
+                    let ty = default_type(input, &value, &known.names)?;
                     cx.define_default(input.name(), value);
                     ty
                 }
             };
+            let stated = ty.shape.clone();
+            ty.shape.iter_mut().for_each(|d| *d = d.substitute(&known.equal));
+            if ty.shape != stated {
+                declared.insert(input.name().to_owned(), stated);
+            }
             let id = cx.graph.input(input.name(), ty);
             if let Some(k) = kind {
                 cx.kinds.insert(id, k);
@@ -270,10 +278,10 @@ impl Model {
             let v = cx.define_constant(&name, w);
             cx.define(&name, v)?;
         }
-        let mut symbols = BTreeSet::new();
+        cx.symbols = known.names.clone();
         for (_, n) in cx.graph.nodes() {
             if let Op::Input { shape, .. } = &n.op {
-                shape.iter().for_each(|d| d.collect_symbols(&mut symbols));
+                shape.iter().for_each(|d| d.collect_symbols(&mut cx.symbols));
             }
         }
         for &i in order {
@@ -281,13 +289,10 @@ impl Model {
             match cx.import_node(node) {
                 Ok(()) => {}
                 Err(e) => {
-                    // Only what inputs leave open can be learned, and once.
-                    let open = |s: &String, d: &Dim| {
-                        symbols.contains(s) && !known.contains_key(s) && d.as_const().is_none_or(|n| n >= 0)
-                    };
-                    let learned = e.conflict.as_ref().and_then(|(a, b)| learn(a, b));
-                    if let Some((symbol, dim)) = learned.filter(|(s, d)| open(s, d)) {
-                        return Ok(Attempt::Learned(symbol, dim));
+                    let learned = e.conflict.as_ref().and_then(|(a, b)| cx.learn(a, b));
+                    if let Some((symbol, dim)) = learned {
+                        let why = format!("node `{}` ({}) takes no others", node_name(node), qualified(node));
+                        return Ok(Attempt::Learned(symbol, dim, why));
                     }
                     return Err(ImportError::Node {
                         index: i,
@@ -327,37 +332,30 @@ impl Model {
             }
         }
         let (ranks, defaults) = (cx.ranks, cx.defaults());
+        let mut assumptions = known.stated();
+        assumptions.append(&mut cx.assumptions);
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
         let n_nodes = order.len();
-        Ok(Attempt::Done(Imported { graph, weights, opset, n_nodes, ranks, kinds: opaque, defaults, notes }))
+        Ok(Attempt::Done(Imported {
+            graph,
+            weights,
+            opset,
+            n_nodes,
+            ranks,
+            kinds: opaque,
+            defaults,
+            notes,
+            declared,
+            assumptions,
+        }))
     }
 }
 
 enum Attempt {
     Done(Imported),
-    /// A symbol is equal to an expression.
-    Learned(String, Dim),
-}
-
-/// What an equality of two extents says about a symbol.
-fn learn(a: &Dim, b: &Dim) -> Option<(String, Dim)> {
-    let solved = |name: &str, value: Dim| {
-        let mut inside = BTreeSet::new();
-        value.collect_symbols(&mut inside);
-        (!inside.contains(name)).then(|| (name.to_owned(), value))
-    };
-    let bare = [(b, a), (a, b)].into_iter().find_map(|(x, y)| solved(x.as_sym()?, y.clone()));
-    // Where both are sums, a symbol that occurs once, as a term of its own.
-    bare.or_else(|| {
-        let rest = a - b;
-        let mut symbols = BTreeSet::new();
-        rest.collect_symbols(&mut symbols);
-        symbols.iter().find_map(|name| {
-            let s = Dim::sym(name);
-            solved(name, &rest + &s).or_else(|| solved(name, &s - &rest))
-        })
-    })
+    /// A symbol is equal to an expression, and what says so.
+    Learned(String, Dim, String),
 }
 
 fn qualified(n: &NodeProto) -> String {
@@ -418,13 +416,8 @@ fn topological_order(nodes: &[NodeProto]) -> Result<Vec<usize>, ImportError> {
     })
 }
 
-/// A name with the characters of a symbol only.
-fn symbol(name: &str) -> String {
-    let plain = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    if plain.starts_with(|c: char| c.is_ascii_digit()) { format!("_{plain}") } else { plain }
-}
-
-fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<TensorType, ImportError> {
+/// The type that an input is declared with. `taken` are the names of extents.
+fn input_type(v: &ValueInfoProto, taken: &BTreeSet<String>) -> Result<TensorType, ImportError> {
     use proto::tensor_shape_proto::dimension::Value as D;
     let bad = |m: &str| ImportError::Structure(format!("input `{}` {m}", v.name()));
     let t = tensor_type(v).ok_or_else(|| bad("is not a tensor"))?;
@@ -434,15 +427,11 @@ fn input_type(v: &ValueInfoProto, known: &BTreeMap<String, Dim>) -> Result<Tenso
     let shape = t.shape.as_ref().ok_or_else(|| bad("has no rank; export it with a shape, symbolic where it varies"))?;
     let dims = shape.dim.iter().enumerate().map(|(i, d)| match &d.value {
         Some(D::DimValue(n)) if *n >= 0 => Dim::from(*n),
-        Some(D::DimParam(p)) if !p.trim().is_empty() => {
-            // A name that is no expression is one symbol, whatever characters it has.
-            Dim::parse(p).unwrap_or_else(|_| Dim::sym(&symbol(p)))
-        }
+        Some(D::DimParam(p)) if !p.trim().is_empty() => Dim::sym(&symbols::name(p)),
         // An extent without a name is one of its own; old files write it as -1.
-        _ => Dim::sym(&format!("{}_{i}", symbol(v.name()))),
+        _ => Dim::sym(&symbols::unnamed(v.name(), i, taken)),
     });
-    let shape: Vec<Dim> = dims.collect();
-    Ok(TensorType { dtype, shape: shape.iter().map(|d| d.substitute(known)).collect() })
+    Ok(TensorType { dtype, shape: dims.collect() })
 }
 
 /// What the model states about its values.
@@ -459,11 +448,11 @@ fn tensor_type(v: &ValueInfoProto) -> Option<&proto::type_proto::Tensor> {
 }
 
 /// The type of an input with a default value: as declared, or that of the value where the input is declared without one.
-fn default_type(v: &ValueInfoProto, value: &Weight, known: &BTreeMap<String, Dim>) -> Result<TensorType, ImportError> {
+fn default_type(v: &ValueInfoProto, value: &Weight, taken: &BTreeSet<String>) -> Result<TensorType, ImportError> {
     if tensor_type(v).is_none_or(|t| t.shape.is_none()) {
         return Ok(value.ty.clone());
     }
-    let declared = input_type(v, known)?;
+    let declared = input_type(v, taken)?;
     let fits = |d: &Dim, n: &Dim| d.as_const().is_none() || d == n;
     if declared.dtype == value.ty.dtype
         && declared.rank() == value.ty.rank()

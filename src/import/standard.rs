@@ -79,11 +79,12 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Kin
         ids.iter().zip(&operands).map(|(id, v)| Some(describe(cx, (*id)?, v.as_ref()?))).collect();
     let outer: Vec<Known> = inner.iter().zip(&captured_vals).map(|(id, v)| describe(cx, *id, v)).collect();
     let inferred = standard::kinds(&call, &known, &outer).map_err(|e| OpError::from(e.message))?;
-    let mut found = vec![];
+    let (mut found, mut made) = (vec![], vec![]);
     for (i, name) in n.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
         let k = inferred.get(i).ok_or_else(|| format!("output {i} `{name}` is not supported"))?;
-        let (k, ty) = complete(cx, name, k, declared.get(i).and_then(Option::as_ref))?;
+        let (k, ty, symbols) = complete(cx, name, k, declared.get(i).and_then(Option::as_ref))?;
         call.results.push(ty);
+        made.push(symbols);
         found.push(k);
     }
     let mut inputs: Vec<NodeId> = ids.into_iter().flatten().collect();
@@ -97,6 +98,11 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto, declared: &[Option<Kin
         let index = if o.is_empty() { 0 } else { next };
         next += usize::from(!o.is_empty());
         let id = if n_results == 1 { id } else { cx.add(Op::Get { index: index as i64 }, &[id])? };
+        if !o.is_empty() {
+            for (symbol, axis) in made.get(index).into_iter().flatten() {
+                cx.shows(symbol, id, *axis);
+            }
+        }
         if let Some(k) = found.get(index)
             && cx.graph.node(id).ty().dtype == DType::Opaque
         {
@@ -126,8 +132,13 @@ pub(super) fn moved_codes(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<
     n.output.iter().zip(results).map(|(name, d)| constant(cx, name, d)).collect::<Result<Vec<_>>>().map(Some)
 }
 
-/// The type of a result: unknown extents get symbols of their own.
-fn complete(cx: &mut Context<'_>, name: &str, found: &Kind, declared: Option<&Kind>) -> Result<(Kind, TensorType)> {
+/// The type of a result: unknown extents get symbols of their own, which are returned with their axes.
+fn complete(
+    cx: &mut Context<'_>,
+    name: &str,
+    found: &Kind,
+    declared: Option<&Kind>,
+) -> Result<(Kind, TensorType, Vec<(String, usize)>)> {
     // The declared rank is believed, its extents are not; execution checks the rank.
     let kind = match (found, declared) {
         (Kind::Unknown, Some(d)) => d.clone(),
@@ -137,12 +148,18 @@ fn complete(cx: &mut Context<'_>, name: &str, found: &Kind, declared: Option<&Ki
     };
     // A tensor of a rank that only execution shows is a value of any kind until an operator or a declaration gives it one.
     let (Kind::Tensor(p), Some(shape)) = (&kind, kind.extents().cloned()) else {
-        return Ok((kind, TensorType { dtype: DType::Opaque, shape: vec![] }));
+        return Ok((kind, TensorType { dtype: DType::Opaque, shape: vec![] }, vec![]));
     };
     let dtype = p.dtype;
     let base: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    let shape = shape.into_iter().enumerate().map(|(i, d)| d.unwrap_or_else(|| cx.late_symbol(&base, i))).collect();
-    Ok((kind, TensorType { dtype, shape }))
+    let mut made = vec![];
+    let mut fresh = |i: usize| {
+        let name = cx.late_symbol(&base, i);
+        made.push((name.clone(), i));
+        Dim::sym(&name)
+    };
+    let shape = shape.into_iter().enumerate().map(|(i, d)| d.unwrap_or_else(|| fresh(i))).collect();
+    Ok((kind, TensorType { dtype, shape }, made))
 }
 
 /// What is found about a sequence or an optional value; what is declared where nothing is.

@@ -2,7 +2,7 @@
 
 mod quant;
 
-use super::{Body, DType, Dim, Op, Shape, TensorType};
+use super::{Body, DType, Dim, Op, Shape, TensorType, count_steps};
 use quant::{block_scales, narrow, norm, nvfp4, quantize_fp8, single, swizzled, with_last};
 
 /// Why an operator cannot be applied to its operands.
@@ -35,16 +35,11 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
     (0..rank)
         .map(|i| {
             let (x, y) = (at(a, i), at(b, i));
-            if x == y || y == one {
-                Ok(x)
-            } else if x == one {
-                Ok(y)
-            } else {
-                let open = x.as_const().is_none() || y.as_const().is_none();
-                Err(InferError {
-                    message: format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"),
-                    conflict: open.then_some((x, y)),
-                })
+            match (x.as_const(), y.as_const()) {
+                (Some(p), Some(q)) if p != q && p != 1 && q != 1 => {
+                    fail(format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"))
+                }
+                _ => Ok(x.join(&y)),
             }
         })
         .collect()
@@ -108,19 +103,16 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
             }
             ty(DType::I64, if *scalar { vec![] } else { vec![Dim::from(values.len() as i64)] })
         }
-        Op::Range { start, limit, step } => match step {
-            0 => fail("`range` with step 0"),
-            1 => ty(DType::I64, vec![limit - start]),
-            _ => match (start.as_const(), limit.as_const()) {
-                (Some(a), Some(b)) => {
-                    let (span, step) = (i128::from(b) - i128::from(a), i128::from(*step));
-                    let n = i64::try_from((span + step - step.signum()) / step);
-                    let n = n.map_err(|_| InferError::from("`range` of too many elements".to_owned()))?;
-                    ty(DType::I64, vec![Dim::from(n.max(0))])
-                }
-                _ => fail("`range` with a step other than 1 needs constant bounds"),
-            },
-        },
+        Op::Range { step: 0, .. } => fail("`range` with step 0"),
+        Op::Range { start, limit, step } => {
+            if let (Some(a), Some(b)) = (start.as_const(), limit.as_const()) {
+                let (span, step) = (i128::from(b) - i128::from(a), i128::from(*step));
+                let n = i64::try_from((span + step - step.signum()) / step);
+                let n = n.map_err(|_| InferError::from("`range` of too many elements".to_owned()))?;
+                return ty(DType::I64, vec![Dim::from(n.max(0))]);
+            }
+            ty(DType::I64, vec![count_steps(start, limit, *step)])
+        }
 
         Op::Not {} => {
             if x[0].dtype != DType::Bool {
@@ -321,12 +313,10 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
         Op::Slice { axis: a, start, end, step } => {
             let a = axis(*a, x[0].rank())?;
             let mut shape = x[0].shape.clone();
-            let span = end - start;
-            shape[a] = match (span.as_const(), step) {
-                (_, 1) => span,
-                (Some(n), s) if *s > 1 => Dim::from(n / s + i64::from(n % s > 0)),
-                _ => return fail("`slice` needs step 1, or a positive step and constant bounds"),
-            };
+            if *step < 1 {
+                return fail("`slice` needs a positive step");
+            }
+            shape[a] = count_steps(start, end, *step);
             if let (Some(s), Some(e), Some(n)) = (start.as_const(), end.as_const(), x[0].shape[a].as_const())
                 && (s < 0 || e < s || e > n)
             {

@@ -13,7 +13,7 @@ pub use infer::{InferError, broadcast, infer};
 pub use op_ref::OpRef;
 pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real, Safe};
 pub use sinter_runtime::body::{Body, BodyStep, may_be_part};
-pub use sinter_runtime::dim::{Bindings, Dim, Factor, Shape};
+pub use sinter_runtime::dim::{Bindings, Dim, Factor, Shape, SliceBounds, count_steps, reshaped, slice_bounds};
 pub use sinter_runtime::dtype::{DType, Literal, TensorType};
 pub use sinter_runtime::norm::{self, Norm};
 pub use sinter_runtime::op::{self, Class, Op, OpInfo};

@@ -36,7 +36,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
         .nodes()
         .filter_map(|(_, n)| match &n.op {
             Op::Input { name, .. } => {
-                Some(InputDecl { name: name.clone(), ty: n.ty().clone(), kind: None, default: false })
+                Some(InputDecl { name: name.clone(), ty: n.ty().clone(), declared: None, kind: None, default: false })
             }
             _ => None,
         })
@@ -74,6 +74,7 @@ pub fn lower(graph: &Graph, reference: &Graph, mapping: Mapping, cost: &CostMode
         stages,
         certificate,
         reference: Some(Box::new(reference)),
+        assumptions: vec![],
         random: vec![],
         files: vec![],
     };

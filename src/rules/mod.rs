@@ -204,7 +204,12 @@ impl RuleSet {
     pub fn get(&self, name: &str) -> Result<&Rule, RuleError> {
         self.rules.iter().find(|r| r.name == name).ok_or_else(|| {
             let names = || self.rules.iter().map(|r| r.name.as_str());
-            let part = || Some(format!("did you mean `{}`?", names().find(|n| !name.is_empty() && n.contains(name))?));
+            let part = || {
+                Some(format!(
+                    "did you mean `{}`?",
+                    names().find(|n| !name.is_empty() && (n.contains(name) || name.contains(n)))?
+                ))
+            };
             let hint = parse::nearest(name, names()).or_else(part);
             let hint = hint.map_or(String::new(), |h| format!("\n  help: {h}"));
             RuleError::NoSuchRule { name: name.to_owned(), hint }

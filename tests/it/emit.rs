@@ -13,7 +13,7 @@ use sinter::import::proto::{
 use crate::broken::node;
 use crate::{cli, fixtures};
 
-fn read(path: &Path) -> ModelProto {
+pub(crate) fn read(path: &Path) -> ModelProto {
     ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -40,6 +40,17 @@ fn attribute(a: &AttributeProto) -> String {
         AttributeType::String => String::from_utf8(a.s().to_vec()).unwrap(),
         AttributeType::Ints => format!("{:?}", a.ints),
         AttributeType::Tensor => a.t.as_ref().map(inline).unwrap(),
+        AttributeType::Floats => format!("{:?}", a.floats),
+        AttributeType::Strings => {
+            format!("{:?}", a.strings.iter().map(|s| String::from_utf8_lossy(s)).collect::<Vec<_>>())
+        }
+        AttributeType::Graph => {
+            let g = a.g.as_ref().unwrap();
+            let names = |list: &[ValueInfoProto]| list.iter().map(ValueInfoProto::name).collect::<Vec<_>>().join(", ");
+            let mut body = String::new();
+            nodes(&g.node, &mut body);
+            format!("({}) -> ({}):\n{}", names(&g.input), names(&g.output), body.replace("  ", "    "))
+        }
         other => panic!("{other:?}"),
     };
     format!("{} = {value}", a.name())
@@ -61,7 +72,7 @@ fn nodes(list: &[NodeProto], text: &mut String) {
 }
 
 /// A model for the eye.
-fn text(m: &ModelProto) -> String {
+pub(crate) fn text(m: &ModelProto) -> String {
     let g = graph(m);
     let opsets: Vec<String> = m.opset_import.iter().map(|o| format!("{:?} {}", o.domain(), o.version())).collect();
     let mut t = format!("ir {} opsets {}\n", m.ir_version(), opsets.join(", "));
@@ -90,15 +101,36 @@ fn text(m: &ModelProto) -> String {
 }
 
 /// Writes a model as ONNX and returns the program's words.
-fn emit(dir: &Path, model: &Path, out: &str, more: &[&str]) -> String {
+pub(crate) fn emit(dir: &Path, model: &Path, out: &str, more: &[&str]) -> String {
     let model = model.join("model.onnx");
     let args = ["optimize", model.to_str().unwrap(), "--emit", "onnx", "-o", out];
     cli::check(dir, 0, &[&args[..], more].concat()).stdout
 }
 
+/// Values are read behind the node that makes them; bodies see what is around them, and nothing around them sees theirs.
+fn in_order(list: &[NodeProto], known: &mut BTreeSet<String>, check: &dyn Fn(&NodeProto)) {
+    for n in list {
+        for i in &n.input {
+            assert!(known.contains(i), "{} reads {i} before it is made", n.op_type());
+        }
+        for g in n.attribute.iter().filter_map(|a| a.g.as_ref()) {
+            let mut inner = known.clone();
+            for i in &g.input {
+                assert!(inner.insert(i.name().to_owned()), "{} is made twice", i.name());
+            }
+            in_order(&g.node, &mut inner, check);
+            g.output.iter().for_each(|o| assert!(g.node.iter().any(|n| n.output.iter().any(|x| x == o.name()))));
+        }
+        for o in n.output.iter().filter(|o| !o.is_empty()) {
+            assert!(known.insert(o.clone()), "{o} is made twice");
+        }
+        check(n);
+    }
+}
+
 /// What every reader asks of a file: each value is defined once and before it is read, functions and operator sets
 /// are declared, and data lies within its file on pages of its own.
-fn sound(m: &ModelProto, path: &Path) {
+pub(crate) fn sound(m: &ModelProto, path: &Path) {
     let g = graph(m);
     let mut known: BTreeSet<&str> = BTreeSet::from([""]);
     for name in g.input.iter().map(ValueInfoProto::name).chain(g.initializer.iter().map(TensorProto::name)) {
@@ -106,17 +138,11 @@ fn sound(m: &ModelProto, path: &Path) {
     }
     let domains: BTreeSet<&str> = m.opset_import.iter().map(|o| o.domain()).collect();
     let ordered = |list: &'_ [NodeProto], known: &mut BTreeSet<String>| {
-        for n in list {
-            for i in &n.input {
-                assert!(known.contains(i), "{} reads {i} before it is made", n.op_type());
-            }
-            for o in n.output.iter().filter(|o| !o.is_empty()) {
-                assert!(known.insert(o.clone()), "{o} is made twice");
-            }
+        in_order(list, known, &|n| {
             let function = m.functions.iter().any(|f| f.domain() == n.domain() && f.name() == n.op_type());
             assert_eq!(n.domain() == "sinter", function, "{}", n.op_type());
             assert!(domains.contains(n.domain()), "{}", n.domain());
-        }
+        });
     };
     let mut names: BTreeSet<String> = known.iter().map(|s| (*s).to_owned()).collect();
     ordered(&g.node, &mut names);
@@ -251,7 +277,7 @@ fn merged(ranks: &[ModelProto], tp: usize, interface: &GraphProto) -> ModelProto
 }
 
 /// Runs a model and compares with the outputs of a folder.
-fn runs(dir: &Path, file: &str, model: &Path) {
+pub(crate) fn runs(dir: &Path, file: &str, model: &Path) {
     let model = model.to_str().unwrap();
     let ended = cli::sinter(dir, &["run", file, "--inputs", model, "--expect", model]);
     assert_eq!(ended.code, Some(0), "{model} {file}\n{}\n{}", ended.stdout, ended.stderr);

@@ -23,6 +23,8 @@ mod determinism;
 mod diff;
 /// Plans as ONNX files, read back and run.
 mod emit;
+/// Older opsets, bodies and packed weights in emitted files.
+mod emit_versions;
 /// How steps came about, and why operators stand apart.
 mod explain;
 /// What random models found.
@@ -60,6 +62,8 @@ mod rule_stats;
 mod saturate;
 /// Every spelling of a norm and a residual sum is recognised, with and without communication in the model.
 mod spellings;
+/// Shape arithmetic on symbolic extents, against ONNX Runtime.
+mod symbols;
 /// The text form of graphs.
 mod text;
 /// The layering that ARCHITECTURE.md states, and other rules on source files.

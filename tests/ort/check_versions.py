@@ -3,9 +3,11 @@
 the same node, as one small model each.
 
     check_versions.py --sinter target/debug/sinter [--only PATTERN]
+    check_versions.py --write fixtures/emit
 
 ONNX Runtime runs the model and the file that `sinter optimize --emit onnx` writes of it, in both dialects, and the results are
-compared. A model that sinter refuses must be one of those that are expected to be refused. Needs numpy, onnx and onnxruntime.
+compared. A model that sinter refuses must be one of those that are expected to be refused. With --write one model of each kind is
+written into a folder with its inputs and ONNX Runtime's outputs. Needs numpy, onnx and onnxruntime.
 """
 
 import argparse
@@ -155,6 +157,26 @@ def cases():
         yield f"Scan-reverse-{opset}", *scan(opset, reverse=True), False
     for opset in (11, 13, 17):
         yield f"Sequence-{opset}", *sequence(opset), False
+    for opset, kind, lowest, highest in ((21, TensorProto.INT4, -8, 7), (21, TensorProto.UINT4, 0, 15), (23, TensorProto.INT4, -8, 7),
+                                         (25, TensorProto.INT2, -2, 1), (25, TensorProto.UINT2, 0, 3)):  # fmt: skip
+        for shape in ((3, 5), (67, 61)):
+            name = f"Packed-{opset}-{TensorProto.DataType.Name(kind)}-{shape[0]}"
+            yield name, *packed(opset, kind, rng.integers(lowest, highest + 1, shape)), False
+
+
+def packed(opset, kind, numbers):
+    """Weights of less than a byte, dequantised by column; an odd number of them, in the model or beside it."""
+    rows, columns = numbers.shape
+    w = helper.make_tensor("w", kind, numbers.shape, numbers.ravel().tolist())
+    zero = helper.make_tensor("z", kind, [columns], numbers[0].tolist())
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=1),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    inputs = {"x": f32(2, rows)}
+    m, _ = model(opset, nodes, inputs, [("y", F, 2)], [("s", np.abs(f32(columns)) + 0.1)]), None
+    m.graph.initializer.extend([w, zero])
+    return m, inputs
 
 
 def vi(name, kind, shape):
@@ -172,7 +194,7 @@ def branch(opset):
     no = [helper.make_node("ReduceSum" if opset < 13 else "ReduceMax", ["x"], ["b"], axes=[1], keepdims=1)]
     yes = helper.make_graph(yes, "yes", [], [vi("a", F, None)])
     no = helper.make_graph(no, "no", [], [vi("b", F, None)])
-    if opset >= 18:
+    if opset >= 18 or opset < 11:
         no = helper.make_graph([helper.make_node("Abs", ["x"], ["b"])], "no", [], [vi("b", F, None)])
     node = helper.make_node("If", ["c"], ["y"], then_branch=yes, else_branch=no)
     inputs = {"x": X, "c": np.array(True), "d": np.array(True)}
@@ -264,11 +286,40 @@ def check(name, m, feeds, refused, sinter, folder):
     return None
 
 
+# The models that are part of the repository, small and one of each kind.
+FIXTURES = [
+    "BatchNormalization-7", "Clip-9", "DFT-17-None-onesided", "Dropout-7", "GridSample-16-bicubic-border", "GroupNormalization-18",
+    "If-11", "Loop-13", "Packed-21-INT4-67", "Packed-21-UINT4-3", "Packed-25-INT2-3", "Pad-7-edge", "ReduceMin-13-[0, 2]-0", "ReduceSum-11-[1]-1",
+    "Resize-10-nearest-1.7-0.7", "Resize-11-cubic-floor-half_pixel-sizes", "RoiAlign-10-avg", "Scan-8", "Scan-reverse-9",
+    "Scatter-9", "Sequence-13", "Slice-7", "Softmax-11-1", "Softmax-empty-7", "Split-11", "Split-equal-13", "TopK-7",
+    "Upsample-7-linear", "Upsample-9-nearest",
+]  # fmt: skip
+
+
+def write(folder):
+    """Writes the fixtures."""
+    for name, m, feeds, _ in cases():
+        if name not in FIXTURES:
+            continue
+        to = folder / name.replace("[", "").replace("]", "").replace(", ", "-")
+        to.mkdir(parents=True, exist_ok=True)
+        onnx.save(m, to / "model.onnx")
+        for i, x in enumerate(feeds.values()):
+            np.save(to / f"input_{i}.npy", x)
+        for i, y in enumerate(run(to / "model.onnx", feeds)):
+            np.save(to / f"output_{i}.npy", y)
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--sinter", required=True)
+    args.add_argument("--sinter")
     args.add_argument("--only", default="*")
+    args.add_argument("--write", type=Path)
     o = args.parse_args()
+    if o.write:
+        return write(o.write)
+    if not o.sinter:
+        args.error("--sinter or --write is needed")
     wrong, count = [], 0
     with tempfile.TemporaryDirectory() as work:
         for name, m, feeds, refused in cases():

@@ -62,6 +62,9 @@ pub struct Plan {
     /// Its weights are put together from the rank files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Box<Stage>>,
+    /// What the program takes for granted about the extents of its inputs, checked before it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumptions: Vec<Assumption>,
     /// Weights of the model whose data is made up, sorted by name. The weight files lack them: ranks make their parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub random: Vec<RandomWeight>,
@@ -100,6 +103,61 @@ impl Mapping {
     }
 }
 
+/// Something about extents that a program takes for granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assumption {
+    /// An extent, or what is computed from extents.
+    pub left: Dim,
+    /// How it relates to the other side.
+    pub relation: Relation,
+    /// The other side.
+    pub right: Dim,
+    /// What asks for it, such as a node of the model.
+    pub why: String,
+}
+
+/// How two extents relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relation {
+    /// They are equal.
+    #[serde(rename = "=")]
+    Equal,
+    /// They differ.
+    #[serde(rename = "!=")]
+    Different,
+    /// The left one is at most the right one.
+    #[serde(rename = "<=")]
+    AtMost,
+    /// The left one is at least the right one.
+    #[serde(rename = ">=")]
+    AtLeast,
+}
+
+impl Relation {
+    /// Whether it holds between two numbers.
+    pub fn holds(self, a: i64, b: i64) -> bool {
+        match self {
+            Relation::Equal => a == b,
+            Relation::Different => a != b,
+            Relation::AtMost => a <= b,
+            Relation::AtLeast => a >= b,
+        }
+    }
+}
+
+impl std::fmt::Display for Assumption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let relation = match self.relation {
+            Relation::Equal => "=",
+            Relation::Different => "!=",
+            Relation::AtMost => "<=",
+            Relation::AtLeast => ">=",
+        };
+        write!(f, "{} {relation} {}", self.left, self.right)
+    }
+}
+
 /// An input of the program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,6 +167,9 @@ pub struct InputDecl {
     /// Element type and symbolic shape of the whole tensor.
     #[serde(flatten)]
     pub ty: TensorType,
+    /// The shape that the model declares, where [`Plan::assumptions`] make another of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<Shape>,
     /// What it is, where it is no tensor of numbers: the text form of [`Kind`](crate::standard::Kind).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -119,6 +180,18 @@ pub struct InputDecl {
 
 fn is_false(b: &bool) -> bool {
     !b
+}
+
+impl InputDecl {
+    /// The extents as the model declares them.
+    pub fn shape(&self) -> &Shape {
+        self.declared.as_ref().unwrap_or(&self.ty.shape)
+    }
+
+    /// The type as the model declares it.
+    pub fn declared_type(&self) -> TensorType {
+        TensorType { dtype: self.ty.dtype, shape: self.shape().clone() }
+    }
 }
 
 /// An output of the program.

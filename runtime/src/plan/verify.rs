@@ -47,13 +47,25 @@ pub(crate) fn structure(plan: &Plan) -> Vec<String> {
     let mut known = BTreeSet::new();
     let mut names = BTreeSet::new();
     for input in &plan.inputs {
-        known.extend(input.ty.shape.iter().filter_map(|d| d.as_sym().map(str::to_owned)));
+        known.extend(input.ty.shape.iter().chain(input.shape()).filter_map(|d| d.as_sym().map(str::to_owned)));
+        if input.declared.as_ref().is_some_and(|d| d.len() != input.ty.rank()) {
+            problems.push(format!(
+                "input `{}` is declared with {} axes and is {}",
+                input.name,
+                input.shape().len(),
+                input.ty
+            ));
+        }
         if !names.insert(&input.name) {
             problems.push(format!("two inputs are called `{}`", input.name));
         }
     }
     for input in &plan.inputs {
-        unknown_symbols(&known, input.ty.shape.iter(), &format!("input `{}`", input.name), &mut problems);
+        let dims = input.ty.shape.iter().chain(input.shape());
+        unknown_symbols(&known, dims, &format!("input `{}`", input.name), &mut problems);
+    }
+    for a in &plan.assumptions {
+        unknown_symbols(&known, [&a.left, &a.right].into_iter(), &format!("assumption `{a}`"), &mut problems);
     }
     let all = known.union(&plan.late_symbols()).cloned().collect();
     let symbols = Symbols { inputs: known, all };

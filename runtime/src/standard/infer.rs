@@ -75,24 +75,21 @@ pub(super) fn same_bool(_: &Call, x: &[Option<Operand<'_>>]) -> Result<Vec<Parti
     Ok(vec![Partial::known(DType::Bool, required(x, 0)?.ty.shape.iter().cloned())])
 }
 
-/// The shape that shapes have together by NumPy's rules; an extent is unknown where it depends on symbols.
+/// The shape that shapes have together by NumPy's rules.
 pub(super) fn broadcast(shapes: &[&Shape]) -> Result<Vec<Option<Dim>>> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     let mut out: Vec<Option<Dim>> = vec![Some(Dim::from(1)); rank];
     for s in shapes {
         for (o, d) in out[rank - s.len()..].iter_mut().zip(s.iter()) {
-            let one = |d: &Dim| d.as_const() == Some(1);
-            *o = match o.take() {
-                Some(a) if a == *d || one(d) => Some(a),
-                Some(a) if one(&a) => Some(d.clone()),
-                Some(a) if a.as_const().is_some() && d.as_const().is_some() => {
-                    return Err(StandardError::new(format!("{shapes:?} do not broadcast")));
-                }
-                // An extent other than 1 decides.
-                Some(a) if a.as_const().is_some() => Some(a),
-                _ if d.as_const().is_some_and(|n| n != 1) => Some(d.clone()),
-                _ => None,
-            };
+            let Some(a) = o.take() else { continue };
+            if let (Some(x), Some(y)) = (a.as_const(), d.as_const())
+                && x != y
+                && x != 1
+                && y != 1
+            {
+                return Err(StandardError::new(format!("{shapes:?} do not broadcast")));
+            }
+            *o = Some(a.join(d));
         }
     }
     Ok(out)

@@ -59,7 +59,7 @@ impl Builder {
 }
 
 pub(crate) fn input(name: &str, shape: &[&str]) -> InputDecl {
-    InputDecl { name: name.to_owned(), ty: ty(shape), kind: None, default: false }
+    InputDecl { name: name.to_owned(), ty: ty(shape), declared: None, kind: None, default: false }
 }
 
 pub(crate) fn output(name: &str, shape: &[&str], stage: usize, value: ValueId, part: Option<Part>) -> OutputDecl {
@@ -78,6 +78,7 @@ pub(crate) fn plan(tp: usize, inputs: Vec<InputDecl>, outputs: Vec<OutputDecl>, 
         stages,
         certificate,
         reference: None,
+        assumptions: vec![],
         random: vec![],
         files: vec![],
     }

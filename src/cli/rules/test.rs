@@ -76,7 +76,7 @@ pub(super) fn run(o: &Options) -> Result<Outcome, Failure> {
         (0, 0) => Ok(Outcome::Done),
         (_, 0) => Ok(Outcome::CheckFailed),
         (_, n) => {
-            let are = if n == 1 { "it is" } else { "they are" };
+            let are = if files.len() == 1 { "it is" } else { "they are" };
             Err(format!("{n} of {} cannot be run as {are} written", counted(files.len(), "case")).into())
         }
     }

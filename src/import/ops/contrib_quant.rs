@@ -2,11 +2,14 @@
 
 use super::super::attrs;
 use super::super::context::{Context, OpError, Result};
-use super::super::proto::NodeProto;
+use super::super::proto::{AttributeProto, NodeProto, attribute_proto::AttributeType};
 use super::super::weights::Weight;
 use super::attention::part;
 use super::axis;
 use crate::ir::{DType, Dim, NodeId, Op, Shape, TensorType};
+
+/// The opset since which `DequantizeLinear` has blocks.
+const BLOCKED: i64 = 21;
 
 /// Number of bits, which must divide a byte.
 fn bits(n: &NodeProto) -> Result<i64> {
@@ -99,6 +102,10 @@ pub(super) fn matmul(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
 
 /// Rows of a table of few bits: `GatherBlockQuantized`.
 pub(super) fn gather(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
+    let table = cx.operand(n, 0)?;
+    if matches!(cx.ty(table).dtype, DType::I4 | DType::U4) {
+        return gather_typed(cx, n);
+    }
     let bits = bits(n)?;
     let (data, at) = (cx.operand(n, 0)?, cx.operand(n, 1)?);
     let rank = cx.ty(data).rank();
@@ -118,4 +125,55 @@ pub(super) fn gather(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
         *x = cx.add(Op::Gather { axis: 0 }, &[*x, at])?;
     }
     cx.add(Op::Dequantize { bits }, &operands)
+}
+
+/// Rows of a table whose elements are of four bits, each with a type of its own: the rows, their scales and zero points are
+/// gathered and then dequantised by blocks, as `Gather` and `DequantizeLinear` do it.
+fn gather_typed(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
+    let (table, at) = (cx.operand(n, 0)?, cx.operand(n, 1)?);
+    let rank = cx.ty(table).rank();
+    let rows = axis(attrs::int(n, "gather_axis").unwrap_or(0), rank)?;
+    let along = axis(attrs::int(n, "quantize_axis").unwrap_or(1), rank)?;
+    if rows == along {
+        return Err(OpError::from(format!("axis {rows} is both gathered and quantised")));
+    }
+    let int = |name: &str, v: i64| AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Int as i32),
+        i: Some(v),
+        ..AttributeProto::default()
+    };
+    let mut gathered = vec![];
+    for (i, what) in [(0, "rows"), (2, "scales"), (3, "zeros")] {
+        let Some(from) = n.input.get(i).filter(|s| !s.is_empty()) else { continue };
+        let to = cx.names.fresh(format!("{}/{what}", n.output[0]));
+        cx.import_node(&NodeProto {
+            op_type: Some("Gather".to_owned()),
+            name: n.name.clone(),
+            input: vec![from.clone(), n.input[1].clone()],
+            output: vec![to.clone()],
+            attribute: vec![int("axis", rows as i64)],
+            ..NodeProto::default()
+        })?;
+        gathered.push(to);
+    }
+    // Indices take the place of the gathered axis.
+    let along = if along < rows { along } else { along + cx.ty(at).rank() - 1 };
+    let block = attrs::int(n, "block_size").unwrap_or(128);
+    let to = cx.names.fresh(format!("{}/numbers", n.output[0]));
+    let mut opsets = cx.opsets.clone();
+    let opset = opsets.entry(String::new()).or_insert(BLOCKED);
+    *opset = (*opset).max(BLOCKED);
+    let saved = cx.enter_opsets(opsets);
+    let done = cx.import_node(&NodeProto {
+        op_type: Some("DequantizeLinear".to_owned()),
+        name: n.name.clone(),
+        input: gathered,
+        output: vec![to.clone()],
+        attribute: vec![int("axis", along as i64), int("block_size", block)],
+        ..NodeProto::default()
+    });
+    cx.enter_opsets(saved);
+    done?;
+    cx.node_of(&to)
 }

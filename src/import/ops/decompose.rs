@@ -59,17 +59,15 @@ fn pad(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
     };
     for (i, &a) in axes.iter().enumerate() {
         let (before, after) = (&pads[i], &pads[i + axes.len()]);
-        let sign = |d: &Dim| match d.as_const() {
-            Some(v) => Ok(v.signum()),
-            // Extents of what exporters pad to are at least what is there.
-            None => Ok::<i64, OpError>(1),
-        };
-        let (first, last) = (sign(before)?, sign(after)?);
-        if first < 0 || last < 0 {
-            let end = cx.shape(x)[a].clone();
-            let start = if first < 0 { &Dim::from(0) - before } else { Dim::from(0) };
-            let end = if last < 0 { &end + after } else { end };
-            x = cx.add(Op::Slice { axis: a as i64, start, end, step: 1 }, &[x])?;
+        let zero = Dim::from(0);
+        // What is taken away and what is added, whatever sign the numbers have.
+        let less = |d: &Dim| (&zero - d).larger(&zero);
+        let (start, cut) = (less(before), less(after));
+        let (before, after) = (&before.larger(&zero), &after.larger(&zero));
+        if start != zero || cut != zero {
+            let extent = cx.shape(x)[a].clone();
+            let end = (&extent - &cut).larger(&zero);
+            x = cx.add(Op::Slice { axis: a as i64, start: start.smaller(&end), end, step: 1 }, &[x])?;
         }
         let fill = |cx: &mut Context<'_>, count: &Dim| {
             let mut shape = cx.shape(x);
@@ -77,11 +75,11 @@ fn pad(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
             cx.add(Op::Expand { shape }, &[value])
         };
         let mut parts = vec![];
-        if first > 0 {
+        if *before != zero {
             parts.push(fill(cx, before)?);
         }
         parts.push(x);
-        if last > 0 {
+        if *after != zero {
             parts.push(fill(cx, after)?);
         }
         if parts.len() > 1 {

@@ -4,7 +4,8 @@ use super::super::attrs;
 use super::super::context::{Context, OpError, Result, SymTensor, Val};
 use super::super::proto::NodeProto;
 use super::axis;
-use crate::ir::{Dim, NodeId, Op, Shape, broadcast};
+use crate::ir::{Dim, NodeId, Op, Shape, SliceBounds, broadcast, reshaped, slice_bounds};
+use sinter_runtime::plan::Relation;
 
 pub(super) const OPS: &[&str] = &[
     "Reshape",
@@ -27,8 +28,17 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     let one = match n.op_type() {
         "Reshape" => {
             let target = cx.symbolic(n, 1)?.ok_or("the shape is missing")?.values;
-            let target = resolve(&shape, &target, attrs::flag(n, "allowzero", false))?;
-            cx.reshape(x, target)?
+            let mut nonzero = vec![];
+            let target = reshaped(&shape, &target, !attrs::flag(n, "allowzero", false), Some(&mut nonzero))?;
+            let known = target.into_iter().collect::<Option<Shape>>();
+            let known = known.ok_or("the sign of an extent shows only during execution")?;
+            let late = nonzero.iter().any(|d| cx.is_late(d));
+            if late {
+                return Err(OpError::from("whether an extent is 0 shows only during execution"));
+            }
+            let y = cx.reshape(x, known)?;
+            nonzero.into_iter().for_each(|d| cx.assume(d, Relation::AtLeast, Dim::from(1)));
+            y
         }
         "Flatten" => {
             let a = attrs::int(n, "axis").unwrap_or(1);
@@ -53,7 +63,15 @@ pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
                 None if shape.iter().any(|d| d.as_const().is_none()) => {
                     return Err(OpError::from("which axes go depends on the extents at run time"));
                 }
-                None => shape.iter().zip(&mut cut).for_each(|(d, c)| *c = d.as_const() == Some(1)),
+                None => {
+                    for (d, c) in shape.iter().zip(&mut cut) {
+                        *c = d.as_const() == Some(1);
+                        // The rank cannot depend on extents.
+                        if d.as_const().is_none() && d.bounds().0 <= 1 {
+                            cx.assume(d.clone(), Relation::Different, Dim::from(1));
+                        }
+                    }
+                }
             }
             let kept = shape.iter().zip(&cut).filter(|(_, c)| !**c).map(|(d, _)| d.clone());
             cx.reshape(x, kept.collect())?
@@ -119,39 +137,6 @@ fn axes(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Vec<i64>>> {
     }
 }
 
-/// The shape that a reshape asks for: 0 copies an extent, -1 takes what is left.
-fn resolve(shape: &[Dim], target: &[Dim], allowzero: bool) -> Result<Shape> {
-    let product = |s: &mut dyn Iterator<Item = &Dim>| s.fold(Dim::from(1), |p, d| &p * d);
-    let mut out: Shape = Vec::with_capacity(target.len());
-    let mut free = None;
-    for (i, d) in target.iter().enumerate() {
-        match d.as_const() {
-            Some(-1) if free.replace(i).is_some() => {
-                return Err(OpError::from(format!("{target:?}: at most one extent may be -1")));
-            }
-            Some(-1) => out.push(Dim::from(1)),
-            Some(0) if !allowzero => {
-                out.push(
-                    shape
-                        .get(i)
-                        .cloned()
-                        .ok_or_else(|| OpError::from(format!("{target:?}: nothing to copy for extent {i}")))?,
-                );
-            }
-            Some(c) if c < -1 => return Err(OpError::from(format!("{target:?}: negative extent"))),
-            _ => out.push(d.clone()),
-        }
-    }
-    if let Some(i) = free {
-        let all = product(&mut shape.iter());
-        let rest = product(&mut out.iter());
-        out[i] = all.div_exact(&rest).ok_or_else(|| {
-            OpError::from(format!("cannot infer extent {i} of {target:?}: {all} is no multiple of {rest}"))
-        })?;
-    }
-    Ok(out)
-}
-
 fn slice(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
     let list = |cx: &mut Context<'_>, i: usize, name: &str| -> Result<Option<Vec<Dim>>> {
         Ok(match attrs::ints(n, name) {
@@ -171,24 +156,7 @@ fn slice(cx: &mut Context<'_>, n: &NodeProto, mut x: NodeId) -> Result<NodeId> {
         let a = axis(axes[i].as_const().ok_or("the axes are not constant")?, shape.len())?;
         let step = steps[i].as_const().filter(|&s| s > 0).ok_or("steps must be positive constants")?;
         let extent = &shape[a];
-        let bound = |d: &Dim| -> Dim {
-            match (d.as_const(), extent.as_const()) {
-                (Some(c), Some(e)) => Dim::from(if c < 0 { c.saturating_add(e) } else { c }.clamp(0, e)),
-                (Some(i64::MIN), None) => Dim::from(0),
-                (Some(c), None) if c < 0 => &Dim::from(c) + extent,
-                (Some(c), None) if c >= i64::from(i32::MAX) => extent.clone(),
-                (Some(0), None) => Dim::from(0),
-                // What is padded to whole blocks has one.
-                (Some(1), None) if extent.counts_blocks() => d.clone(),
-                (Some(_), None) => d.smaller(extent),
-                (None, _) => d.clone(),
-            }
-        };
-        let (start, end) = (bound(&starts[i]), bound(&ends[i]));
-        let end = match (start.as_const(), end.as_const()) {
-            (Some(s), Some(e)) if e < s => start.clone(),
-            _ => end,
-        };
+        let SliceBounds { start, end, .. } = slice_bounds(&starts[i], &ends[i], step, extent);
         if step == 1 && start.as_const() == Some(0) && end == *extent {
             continue;
         }
@@ -209,8 +177,13 @@ fn split(cx: &mut Context<'_>, n: &NodeProto, x: NodeId) -> Result<Vec<Val>> {
         None => {
             let parts = attrs::int(n, "num_outputs").unwrap_or(n.output.len() as i64).max(1);
             let Some(extent) = shape[a].as_const() else {
-                let each = shape[a].div_exact(&Dim::from(parts)).ok_or("the extent does not divide evenly")?;
-                return pieces(cx, x, a, vec![each; parts as usize]);
+                if let Some(each) = shape[a].div_exact(&Dim::from(parts)) {
+                    return pieces(cx, x, a, vec![each; parts as usize]);
+                }
+                if cx.opset < 18 {
+                    return Err(OpError::from("the extent may not divide evenly"));
+                }
+                return chunks(cx, x, a, parts);
             };
             // All parts are equal but the last, which may be smaller.
             let each = (extent + parts - 1) / parts;
@@ -218,6 +191,16 @@ fn split(cx: &mut Context<'_>, n: &NodeProto, x: NodeId) -> Result<Vec<Val>> {
         }
     };
     pieces(cx, x, a, sizes)
+}
+
+/// Equal parts of an extent that they may not divide: the last ones are smaller, or empty.
+fn chunks(cx: &mut Context<'_>, x: NodeId, a: usize, parts: i64) -> Result<Vec<Val>> {
+    let extent = cx.shape(x)[a].clone();
+    let each = (&extent + &Dim::from(parts - 1)).floor_div(&Dim::from(parts));
+    let edge = |i: i64| if i == parts { extent.clone() } else { (&each * &Dim::from(i)).smaller(&extent) };
+    (0..parts)
+        .map(|i| Ok(Val::Node(cx.add(Op::Slice { axis: a as i64, start: edge(i), end: edge(i + 1), step: 1 }, &[x])?)))
+        .collect()
 }
 
 fn pieces(cx: &mut Context<'_>, x: NodeId, a: usize, sizes: Vec<Dim>) -> Result<Vec<Val>> {

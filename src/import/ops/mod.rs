@@ -70,16 +70,27 @@ pub(super) fn takes_quantised(n: &NodeProto) -> bool {
     moves(n) || quant::takes(n)
 }
 
+/// Whether a node may have an operand of four-bit codes, which it takes apart.
+pub(super) fn takes_codes(n: &NodeProto, dtype: crate::ir::DType) -> bool {
+    use crate::ir::DType;
+    n.domain() == "com.microsoft" && n.op_type() == "GatherBlockQuantized" && matches!(dtype, DType::I4 | DType::U4)
+}
+
 /// Imports one node: its results in order.
 pub(super) fn import(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val>> {
     if n.domain() == "com.microsoft" && contrib::supported(n.op_type()) {
         return contrib::import(cx, n);
     }
     // Shape arithmetic on known integers needs no node, whatever the operator.
-    if matches!(n.domain(), "" | "ai.onnx")
-        && let Some(v) = shape::evaluate(cx, n)?
-    {
-        return Ok(vec![Val::Sym(v)]);
+    if matches!(n.domain(), "" | "ai.onnx") {
+        if let Some(v) = shape::evaluate(cx, n)? {
+            return Ok(vec![Val::Sym(v)]);
+        }
+        if n.op_type() == "Split"
+            && let Some(parts) = shape::split(cx, n)?
+        {
+            return Ok(parts.into_iter().map(Val::Sym).collect());
+        }
     }
     if !supported(n) {
         return Err(OpError::from("it is none of sinter's own operators"));

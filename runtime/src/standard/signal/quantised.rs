@@ -1,6 +1,7 @@
 //! `com.microsoft::DynamicQuantizeLSTM`: products of codes of eight bits, everything else as in `LSTM`.
 //!
-//! As in ONNX Runtime on one thread, inputs are quantised together and states step by step, each time over the whole batch.
+//! As in ONNX Runtime with at least as many threads as samples, inputs are quantised together, and states step by step, each
+//! sample's apart.
 
 use super::recurrent::{Activation, Cell, activations, directions};
 use crate::dim::Dim;
@@ -112,15 +113,18 @@ impl Network<'_> {
         let n = self.hidden;
         let steps = self.lengths.iter().copied().max().unwrap_or(0);
         let from_input = d.w.times(&x[..steps * self.batch * self.input], self.input);
+        // ONNX Runtime gives each sample to a thread of its own, unless they are few and wide.
+        let rows = if self.batch > 4 || n <= 256 { 1 } else { self.batch };
         let bias = |i: usize| d.bias.map_or(0.0, |b| b[i] + b[4 * n + i]);
         let peep = |gate: usize, j: usize| d.peep.map_or(0.0, |p| p[gate * n + j]);
         let act = |i: usize, v: f64| d.act[i].of(v.clamp(-self.clip, self.clip));
         for step in 0..steps {
-            // Samples that are at their end take no part in the range of the codes.
             let live = |b: usize| step < self.lengths[b];
-            let state: Vec<f32> =
-                h.iter().enumerate().map(|(i, &v)| if live(i / n.max(1)) { v as f32 } else { 0.0 }).collect();
-            let from_state = d.r.times(&state, n);
+            // The last state of a sample counts for the range of the codes once more, and zeros from then on.
+            let state =
+                h.iter().enumerate().map(|(i, &v)| if step <= self.lengths[i / n.max(1)] { v as f32 } else { 0.0 });
+            let state: Vec<f32> = state.collect();
+            let from_state: Vec<f32> = state.chunks((rows * n).max(1)).flat_map(|s| d.r.times(s, n)).collect();
             for b in (0..self.batch).filter(|&b| live(b)) {
                 let t = if d.back { self.lengths[b] - 1 - step } else { step };
                 let sum = |gate: usize, j: usize| {

@@ -1,7 +1,7 @@
 //! Tensors made from a shape or from a few numbers.
 
 use super::moved::{Source, assemble, carried, dims, extents, length, unknown};
-use crate::dim::Dim;
+use crate::dim::count_steps;
 use crate::dtype::DType;
 use crate::standard::elem::dtype_of_code;
 use crate::standard::infer::required;
@@ -107,7 +107,8 @@ pub(super) fn range(_: &Call, x: &Args<'_>) -> Results {
 pub(super) fn range_type(_: &Call, x: &[Option<Operand<'_>>]) -> Types {
     let start = required(x, 0)?;
     let n = match (start.values, required(x, 1)?.values, required(x, 2)?.ints().as_deref()) {
-        (Some([a]), Some([b]), Some([1])) => Some((b - a).larger(&Dim::from(0))),
+        // Ranges of other element types than these round.
+        (Some([a]), Some([b]), Some(&[step])) if step != 0 => Some(count_steps(a, b, step)),
         _ => None,
     };
     Ok(vec![carried(start.ty.dtype, [n])])

@@ -1,7 +1,7 @@
 //! Shapes as values, and the same elements under another shape.
 
 use super::moved::{Source, axes, carried, dims, extents, from_i64, length, unknown};
-use crate::dim::Dim;
+use crate::dim::{Dim, reshaped};
 use crate::dtype::DType;
 use crate::standard::infer::{self, required};
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, broadcast, from_ints};
@@ -77,36 +77,14 @@ pub(super) fn reshape_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
         }
     };
     let Some(target) = target.filter(|_| known) else { return Ok(vec![unknown(dtype, rank)]) };
-    let keep = !c.flag("allowzero", false);
-    let mut out: Vec<Option<Dim>> = vec![];
-    for (i, d) in target.iter().enumerate() {
-        out.push(match d.as_const() {
-            Some(0) if keep => Some(data.ty.shape.get(i).cloned().ok_or_else(|| {
-                StandardError::new(format!("the shape copies axis {i}, but {} has {} axes", data.ty, data.rank()))
-            })?),
-            Some(n) if n < 0 => None,
-            _ => Some(d.clone()),
-        });
-    }
-    let rest = out.iter().flatten().fold(Dim::from(1), |n, d| &n * d);
-    let all = data.ty.elements();
-    match &out.iter().enumerate().filter(|(_, d)| d.is_none()).map(|(i, _)| i).collect::<Vec<_>>()[..] {
-        [] => {
-            if let (Some(a), Some(b)) = (all.as_const(), rest.as_const())
-                && a != b
-            {
-                return Err(StandardError::new(format!("{} has {a} elements, the shape {target:?} has {b}", data.ty)));
-            }
-        }
-        &[i] => {
-            out[i] = all.div_exact(&rest);
-            if let (Some(a), Some(b), None) = (all.as_const(), rest.as_const(), &out[i])
-                && b != 0
-            {
-                return Err(StandardError::new(format!("{a} elements cannot have the shape {target:?}")));
-            }
-        }
-        _ => return Err(StandardError::new(format!("the shape {target:?} leaves more than one extent open"))),
+    let out = reshaped(&data.ty.shape, target, !c.flag("allowzero", false), None);
+    let out = out.map_err(|e| StandardError::new(format!("{}: {e}", data.ty)))?;
+    let counts = (data.ty.elements().as_const(), out.iter().flatten().fold(Dim::from(1), |n, d| &n * d).as_const());
+    if let (Some(a), Some(b)) = counts
+        && a != b
+        && out.iter().all(Option::is_some)
+    {
+        return Err(StandardError::new(format!("{} has {a} elements, the shape {target:?} has {b}", data.ty)));
     }
     Ok(vec![carried(dtype, out)])
 }

@@ -1,7 +1,7 @@
 //! Parts of tensors, and tensors made of parts.
 
 use super::moved::{Source, assemble, axes, carried, dims, extents, length, unknown};
-use crate::dim::Dim;
+use crate::dim::{Dim, slice_bounds};
 use crate::dtype::DType;
 use crate::standard::infer::required;
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, axis, strides};
@@ -144,6 +144,10 @@ pub(super) fn slice_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
         Some(v) => Some(v.to_vec()),
         None => operand(i)?.ints(),
     };
+    let symbolic = |name: &str, i: usize| match c.ints(name) {
+        Some(v) => Some(v.iter().map(|&v| Dim::from(v)).collect()),
+        None => operand(i)?.values.map(<[Dim]>::to_vec),
+    };
     let count = c.ints("starts").map(<[i64]>::len).or_else(|| length(&operand(1)?)).or_else(|| length(&operand(2)?));
     let given = c.ints("axes").is_some() || operand(3).is_some();
     let touched: Vec<usize> = match (given, list("axes", 3), count) {
@@ -152,16 +156,22 @@ pub(super) fn slice_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
         _ => (0..data.rank()).collect(),
     };
     let mut out = dims(&data);
-    let (starts, ends) = (list("starts", 1), list("ends", 2));
+    let (starts, ends): (Option<Vec<Dim>>, Option<Vec<Dim>>) = (symbolic("starts", 1), symbolic("ends", 2));
     let steps = match operand(4) {
         Some(s) => s.ints(),
         None => Some(vec![1; touched.len()]),
     };
     for (i, &a) in touched.iter().enumerate() {
-        let at = |l: &Option<Vec<i64>>| l.as_ref().and_then(|l| l.get(i).copied());
-        out[a] = match (at(&starts), at(&ends), at(&steps), data.ty.shape[a].as_const()) {
-            (Some(s), Some(e), Some(step), Some(n)) if !given || list("axes", 3).is_some() => {
-                Some(Dim::from(bounds(s, e, step, n.max(0) as usize)?.1 as i64))
+        let at = |l: &Option<Vec<Dim>>| l.as_ref().and_then(|l| l.get(i).cloned());
+        let step = steps.as_ref().and_then(|l| l.get(i).copied());
+        let extent = &data.ty.shape[a];
+        out[a] = match (at(&starts), at(&ends), step) {
+            (Some(s), Some(e), Some(step)) if !given || list("axes", 3).is_some() => {
+                match (s.as_const(), e.as_const(), extent.as_const()) {
+                    (Some(s), Some(e), Some(n)) => Some(Dim::from(bounds(s, e, step, n.max(0) as usize)?.1 as i64)),
+                    _ if step == 0 => return Err(StandardError::new("the step of a slice is 0")),
+                    _ => Some(slice_bounds(&s, &e, step, extent).count),
+                }
             }
             _ => None,
         };
@@ -212,6 +222,21 @@ pub(super) fn split(c: &Call, x: &Args<'_>) -> Results {
     Ok(out)
 }
 
+/// The extents of equal parts of a symbolic extent. Since opset 18 the last ones may be smaller.
+fn equal_parts(c: &Call, extent: &Dim, n: usize) -> Vec<Option<Dim>> {
+    let all = c.int("num_outputs").unwrap_or(n as i64).max(1);
+    if let Some(each) = extent.div_exact(&Dim::from(all)) {
+        return vec![Some(each); n];
+    }
+    if c.opset < 18 {
+        return vec![Some(extent.floor_div(&Dim::from(all))); n];
+    }
+    let chunk = (extent + &Dim::from(all - 1)).floor_div(&Dim::from(all));
+    let zero = Dim::from(0);
+    let rest = |i: i64| (extent - &(&chunk * &Dim::from(i))).larger(&zero).smaller(&chunk);
+    (0..n as i64).map(|i| Some(rest(i))).collect()
+}
+
 pub(super) fn split_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
     let data = required(x, 0)?;
     let n = c.wanted.len();
@@ -229,7 +254,7 @@ pub(super) fn split_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
         (Some(list), None) => list.iter().map(|&d| Some(Dim::from(d))).collect(),
         _ => match operand.and_then(|o| o.values) {
             Some(v) => v.iter().cloned().map(Some).collect(),
-            None if operand.is_none() => vec![data.ty.shape[at].div_exact(&Dim::from(n as i64)); n],
+            None if operand.is_none() => equal_parts(c, &data.ty.shape[at], n),
             None => vec![None; n],
         },
     };

@@ -150,7 +150,9 @@ fn weights(c: &Call, n: usize, extent: usize, scale: f64, roi: (f64, f64)) -> Re
     let mode = coordinates(c);
     let (kind, anti) = (c.text("mode").unwrap_or("nearest"), c.flag("antialias", false));
     let a = c.float("cubic_coeff_a").unwrap_or(-0.75);
+    // Before opset 11 the nearest place was the one behind along axes that shrink.
     let rounding = match mode_is_old(c) {
+        true if scale < 1.0 => "ceil",
         true => "floor",
         false => c.text("nearest_mode").unwrap_or("round_prefer_floor"),
     };
