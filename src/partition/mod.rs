@@ -248,7 +248,12 @@ fn cut(graph: &Graph, bound: &[bool], starts: &[NodeId]) -> Graph {
         let mut node = n.clone();
         if bound[id.index()] {
             let follows = n.inputs.iter().any(|i| bound[i.index()]);
-            let here = if follows { starts.iter().filter(|s| **s <= id).count() } else { 0 };
+            let here = match n.op {
+                // What crosses is a tensor: a result of a tuple is taken where the tuple is made.
+                Op::Get { .. } => n.inputs.iter().map(|i| stage[i.index()]).max().unwrap_or(0),
+                _ if follows => starts.iter().filter(|s| **s <= id).count(),
+                _ => 0,
+            };
             stage[id.index()] = here;
             node.stage = Some(here);
             for i in &mut node.inputs {

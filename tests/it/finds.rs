@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::sinter;
+use crate::cli::{check, sinter};
 use crate::fixtures;
 
 fn cases() -> Vec<PathBuf> {
@@ -46,4 +46,16 @@ fn finds_stay_fixed() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The choice of experts is a tuple; it does not cross to another stage as a whole.
+#[test]
+fn experts_may_lie_on_a_later_stage() {
+    for name in ["moe-relu", "qmoe-8-rows"] {
+        let work = tempfile::tempdir().unwrap();
+        let dir = fixtures::root().join("fixtures/contrib").join(name).to_string_lossy().into_owned();
+        let model = format!("{dir}/model.onnx");
+        check(work.path(), 0, &["optimize", &model, "--pp", "2", "-o", "plan"]);
+        check(work.path(), 0, &["run", "plan", "--inputs", &dir, "--expect", &dir]);
+    }
 }

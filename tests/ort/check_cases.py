@@ -294,7 +294,7 @@ def main():
     def one(item):
         name, folder = item
         ort = sessions.popleft()
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(dir=oracle.scratch()) as work:
             check = Check(name, folder, Sinter(o.sinter, timeout=60), ort, work)
             check.run()
         sessions.append(ort)
@@ -305,7 +305,7 @@ def main():
     for ort in sessions:
         ort.stop()
     if repros:
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(dir=oracle.scratch()) as work:
             for d in repros:
                 rows.append((f"attacks/{d.name}", "REPRO", *attack(d.name, d, o.sinter, o.attacks, Path(work))))
     bad, refused = [], []

@@ -659,6 +659,15 @@ def normalise(case):
     graph = case.graph
     names = {i.name for i in graph.input}
     case.feeds = {n: a for n, a in case.feeds.items() if n in names}
+    # A symbol has one extent. ONNX Runtime does not check that, and a change of one place breaks it.
+    extents = {}
+    for v in graph.input:
+        if v.name in case.feeds and v.type.HasField("tensor_type"):
+            for d, e in zip(v.type.tensor_type.shape.dim, case.feeds[v.name].shape):
+                if d.dim_param and extents.setdefault(d.dim_param, e) != e:
+                    d.dim_param = f"{d.dim_param}_{e}"
+                    extents[d.dim_param] = e
+    case.extents = declared_symbols(case.model, case.feeds)
     seen = set()
     keep = []
     for o in graph.output:
