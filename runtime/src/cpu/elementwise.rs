@@ -160,7 +160,8 @@ pub(super) fn binary(op: &Op, a: &View<'_>, b: &View<'_>, out: &mut ViewMut<'_>)
             }
             let o = typed_mut(out.bytes)?;
             if let (Op::Pow {}, Some(f)) = (op, small_power(&y)) {
-                return Ok(f(&x, o));
+                f(&x, o);
+                return Ok(());
             }
             arithmetic(op, &w, &x, &y, o)
         }
@@ -202,8 +203,11 @@ fn integers<T: Number + Pod + Default>(
     arithmetic(op, w, &x, &y, typed_mut(out.bytes)?)
 }
 
+/// Computes powers of the first operand into the second.
+type Power = fn(&[f32], &mut [f32]);
+
 /// Powers by one small exponent, which are products.
-fn small_power(exponent: &[f32]) -> Option<fn(&[f32], &mut [f32])> {
+fn small_power(exponent: &[f32]) -> Option<Power> {
     match *exponent {
         [2.0] => Some(|x, o| map(x, o, |v| v * v)),
         [3.0] => Some(|x, o| map(x, o, |v| v * v * v)),

@@ -67,7 +67,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let (t, s) = (x.abs(), x * x);
     let far = 1.0 - 2.0 / (exp(2.0 * t) + 1.0);
     let near = -5.704_988_7e-3f32;
-    let near = near.mul_add(s, 2.063_908_9e-2);
+    let near = near.mul_add(s, 2.063_909e-2);
     let near = near.mul_add(s, -5.373_971_6e-2);
     let near = near.mul_add(s, 1.333_144_2e-1);
     let near = near.mul_add(s, -3.333_328_4e-1);
@@ -94,7 +94,7 @@ pub(crate) fn ln(x: f32) -> f32 {
     let p = p.mul_add(f, -1.666_805_8e-1);
     let p = p.mul_add(f, 2.000_071_5e-1);
     let p = p.mul_add(f, -2.499_999_4e-1);
-    let p = p.mul_add(f, 3.333_333_1e-1);
+    let p = p.mul_add(f, 3.333_333e-1);
     let z = f * f;
     let y = p * f * z;
     let y = e.mul_add(-2.121_944_4e-4, y);
