@@ -8,7 +8,7 @@ TESTBED ?= $(wildcard ../shared/testbed)
 VENV := target/venv
 MODEL := fixtures/models/llama-dynamo-op18-past
 
-.PHONY: all setup demo test bless nits bench emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack
+.PHONY: all setup demo test bless nits bench bench-ops emit-check fuzz fuzz-ort cases clean testbed onnx-conformance kernels kernels-bless gpu-check gpu-pack emit-conformance schemas
 
 all: test nits
 
@@ -111,7 +111,8 @@ bench: setup
 
 # Runs emitted ONNX files in ONNX Runtime, compares outputs and times, and writes docs/emit.md. Needs Python 3 with venv,
 # and the network for numpy, onnx and onnxruntime. TESTBED is a folder of exported models; without it the bundled ones
-# are checked.
+# are checked. Then small models of older opsets, and the files of all ranks, run together.
+SHARED_MODELS := $(wildcard ../shared/models/* ../shared/cases/*/*)
 emit-check: setup $(VENV)/done
 	$(CARGO) build --quiet --locked
 	for m in "prefill-1024 --seq 128" "decode-1024 --seq 1 --past 512 --batch 4" \
@@ -119,11 +120,31 @@ emit-check: setup $(VENV)/done
 	  $(VENV)/bin/python tests/ort/make_decoder.py target/decoders/$$m || exit 1; done
 	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
+	$(VENV)/bin/python tests/ort/check_versions.py --sinter target/debug/sinter
+	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 0 --ranks 2x1 1x2 2x2 \
+	  fixtures/models/* fixtures/emit/* $(SHARED_MODELS)
+
+# Emits all of ONNX's node tests, and runs the files in ONNX Runtime.
+emit-conformance: setup $(ONNX)/done $(VENV)/done
+	$(CARGO) build --quiet --locked
+	$(VENV)/bin/python tests/ort/check_nodes.py --sinter target/debug/sinter --cases $(ONNX) --at-least 3480
+
+# Writes the table of ONNX's operator versions again, from the schemas of the onnx package; a test compares it. What a new version
+# changes must be said in src/emit/convert.rs.
+schemas: $(VENV)/done
+	$(VENV)/bin/python tests/ort/make_schemas.py src/emit/schemas.txt
 
 $(VENV)/done:
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx onnxruntime
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy onnx==1.23.2 onnxruntime
 	touch $@
+
+# Times single operators in sinter and in ONNX Runtime, in turns, and writes docs/operators-speed.md. ONLY is a regular
+# expression for the names of cases; then no table is written.
+bench-ops: setup $(VENV)/done
+	$(CARGO) build --quiet --locked --release
+	$(VENV)/bin/python tests/ort/bench_ops.py --sinter target/release/sinter \
+	  $(if $(ONLY),--only '$(ONLY)',--table docs/operators-speed.md)
 
 clean:
 	$(CARGO) clean

@@ -5,6 +5,7 @@
 
 mod bind;
 mod rank;
+mod steady;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -123,6 +124,9 @@ pub struct Progress {
     pub op: &'static str,
 }
 
+/// Changes the result of a step: the name of the value, its type and extents, its elements.
+pub type Alter<'a> = &'a (dyn Fn(&str, DType, &[usize], &mut [u8]) + Sync);
+
 /// How to execute.
 #[derive(Clone, Copy)]
 pub struct RunConfig<'a> {
@@ -136,11 +140,13 @@ pub struct RunConfig<'a> {
     pub repeat: usize,
     /// Inputs that are no tensors of numbers: strings, sequences, optional values.
     pub data: Option<&'a BTreeMap<String, Data>>,
+    /// Called with each result of a step before later steps read it.
+    pub alter: Option<Alter<'a>>,
 }
 
 impl Default for RunConfig<'_> {
     fn default() -> Self {
-        RunConfig { timeout: Duration::from_secs(60), trace: false, progress: None, repeat: 1, data: None }
+        RunConfig { timeout: Duration::from_secs(60), trace: false, progress: None, repeat: 1, data: None, alter: None }
     }
 }
 
@@ -278,7 +284,13 @@ fn execute(
         let start = |rank: usize| {
             let (job, failure) = (&job, &failure);
             scope.spawn(move || {
-                let result = catch_unwind(AssertUnwindSafe(|| rank::run(job, rank)));
+                // A rank alone is a task of the pool whose threads its kernels share, so that none has to be woken before a
+                // kernel begins. Several ranks wait for each other, which tasks must not.
+                let run = || match world {
+                    1 => rayon::scope(|_| rank::run(job, rank)),
+                    _ => rank::run(job, rank),
+                };
+                let result = catch_unwind(AssertUnwindSafe(run));
                 let error = match result {
                     Ok(Ok(finished)) => return Some(finished),
                     Ok(Err(e)) => e,

@@ -19,6 +19,7 @@ pub mod minifloat;
 pub mod norm;
 pub mod op;
 pub mod plan;
+pub mod precision;
 pub mod random;
 pub mod standard;
 pub mod tensor;

@@ -103,6 +103,9 @@ fn bytes_do_not_depend_on_the_order_of_weights() {
             entries.reverse();
         }
         w.weights(0, &entries).unwrap();
+        for rank in 1..mlp().mapping.world() {
+            w.weights(rank, &mlp_entries(&w1, &w2, rank)).unwrap();
+        }
         w.finish(mlp()).unwrap();
         contents.push(fs::read(dir.join("rank0.safetensors")).unwrap());
     }
@@ -113,6 +116,28 @@ fn bytes_do_not_depend_on_the_order_of_weights() {
     assert_eq!(parsed.tensor("a8").unwrap().data(), [1, 2, 3]);
     assert_eq!(parsed.tensor("w2").unwrap().data(), &w2.bytes()[24..]);
     assert_eq!(contents[0].len(), 8 + header + 48 + 24 + 3);
+}
+
+#[test]
+fn what_would_not_read_back_is_not_written() {
+    let folder = Folder::new("unreadable");
+    let dir = folder.0.join("plan");
+    let (w1, w2) = mlp_weights();
+    let write_with = |ranks: usize, plan: Plan| {
+        let mut w = PlanWriter::create(&dir).unwrap();
+        for rank in 0..ranks {
+            w.weights(rank, &mlp_entries(&w1, &w2, rank)).unwrap();
+        }
+        w.finish(plan).unwrap_err().to_string()
+    };
+    let world = mlp().mapping.world();
+    let e = write_with(world - 1, mlp());
+    assert!(e.contains("would not read back") && e.contains("is missing"), "{e}");
+    let mut with_default = mlp();
+    with_default.inputs[0].default = true;
+    let e = write_with(world, with_default);
+    assert!(e.contains("the default value of the input `x` is missing"), "{e}");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "nothing is left behind");
 }
 
 #[test]

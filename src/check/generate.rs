@@ -14,7 +14,7 @@ use super::random::Random;
 use super::shapes::{self, Pool, ty};
 use crate::ir::{
     Attr, AttrKind, Bindings, DType, Dim, Graph, Literal, Mapping, MeshAxis, Node, NodeId, Op, OpInfo, OpRef,
-    TensorType, op,
+    TensorType, broadcasts_always, op,
 };
 use crate::rules::eval::{self, Bind, Known};
 use crate::rules::facts::Facts;
@@ -65,6 +65,8 @@ pub(super) struct Trial {
     pub(super) turn: usize,
     /// The guard that is left out.
     pub(super) without: Option<usize>,
+    /// Whether tensors may have no elements.
+    pub(super) empty: bool,
 }
 
 /// Most elements of a tensor.
@@ -79,7 +81,7 @@ pub(super) fn attempt(rule: &Rule, hints: &BTreeMap<VarId, Hint>, t: Trial, rand
         bindings.insert("n".to_owned(), *random.pick(&[1, 2, 3, 4, 6]));
         Dim::sym("n")
     });
-    let pool = Pool::new(random, t.tp, t.level, symbol);
+    let pool = Pool::new(random, t.tp, t.level, symbol, t.empty);
     let mut b = Builder {
         hints,
         random,
@@ -551,6 +553,10 @@ impl Builder<'_> {
                 let children: Vec<&Facts> = inputs.iter().map(|i| &self.facts[i.index()]).collect();
                 let op = eval::template_op(self, head, &self.binds, &self.mapping, &children).ok_or_else(none)?;
                 facts_of(&op, &children).map_err(Miss::Right)?;
+                let operands: Vec<&[TensorType]> = children.iter().map(|f| &f.types[..]).collect();
+                if !broadcasts_always(&op, &operands) {
+                    return Err(Miss::Right("the operands do not broadcast for all values of the symbols".to_owned()));
+                }
                 self.add((*op).clone(), &inputs)
             }
         }

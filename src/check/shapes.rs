@@ -14,8 +14,8 @@ pub(super) struct Pool {
 pub(super) const LEVELS: usize = 3;
 
 impl Pool {
-    /// Extents for a mesh of `tp` ranks: odd and prime ones, multiples of the mesh, sometimes a symbol.
-    pub(super) fn new(random: &mut Random, tp: usize, level: usize, symbol: Option<Dim>) -> Pool {
+    /// Extents for a mesh of `tp` ranks: odd and prime ones, multiples of the mesh, sometimes a symbol; `empty`: 0 among them.
+    pub(super) fn new(random: &mut Random, tp: usize, level: usize, symbol: Option<Dim>, empty: bool) -> Pool {
         let tp = tp as i64;
         let all: &[i64] = match level {
             0 => &[1, 2, 3, tp, 2 * tp],
@@ -26,6 +26,9 @@ impl Pool {
         dims.push(Dim::from(tp * (1 + random.below(2) as i64)));
         dims.push(Dim::from(2 * (1 + random.below(2 + level) as i64)));
         dims.extend(symbol);
+        if empty {
+            dims[0] = Dim::from(0);
+        }
         Pool { dims, tp }
     }
 

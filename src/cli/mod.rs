@@ -5,6 +5,7 @@ mod diff;
 mod emit;
 mod explain;
 mod graphs;
+mod judge;
 mod kernels;
 mod names;
 mod optimize;

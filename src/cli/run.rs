@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use sinter_runtime::compare::{self, Comparison, Tolerance};
-use sinter_runtime::executor::{self, RunConfig, RunError, RunResult, WeightSource};
+use sinter_runtime::compare::Tolerance;
+use sinter_runtime::executor::{self, RunConfig, RunError, WeightSource};
 use sinter_runtime::plan::{InputDecl, Plan, ReferenceWeights, WeightData, WeightEntry};
-use sinter_runtime::standard::Data;
 use sinter_runtime::tensor::Tensor;
 
+use super::judge::{Check, Diagnosis, Judging, Verdict, Verify};
 use super::options::{CheckedRules, ModelOptions};
 use super::{Failure, OutFile, Outcome, counted, data, deliver, load_plan};
 use crate::import::{self, Weights};
@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Give up when no rank finishes a step for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
-    /// Run so many times; the fastest time is reported.
+    /// Run so many times; the median and the fastest time are reported. Loading is not part of them.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeat: u16,
     #[command(flatten)]
@@ -80,6 +80,8 @@ struct Report<'a> {
     expect: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<Verify>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diagnosis: Option<Diagnosis>,
     time_ms: BTreeMap<&'static str, f64>,
 }
 
@@ -91,25 +93,6 @@ struct Output {
     /// What it is, where it is no tensor of numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    max_abs: f64,
-    max_rel: f64,
-    pass: bool,
-    /// Outputs that differ too much.
-    failed: Vec<String>,
-    /// Tolerance by element type of the outputs: absolute, relative.
-    tolerance: BTreeMap<&'static str, [f64; 2]>,
-}
-
-#[derive(Debug, Serialize)]
-struct Verify {
-    #[serde(flatten)]
-    check: Check,
-    /// The first tensor that differs, in the order of the unoptimised program.
-    first_bad: Option<String>,
 }
 
 /// What a plan for one rank reads of a model's own files, by key: the weight itself, or the part that the plan cuts from it.
@@ -200,15 +183,24 @@ fn execute(
         progress: Some(&tick),
         repeat: o.repeat.into(),
         data: Some(&inputs.data),
+        alter: None,
     };
     let result = executor::run(plan, weights, &inputs.tensors, &config);
     bar.finish_and_clear();
     let result = result?;
 
-    let expect = expected.map(|e| check(o, &result, &e));
     let mut time_ms = BTreeMap::new();
-    time_ms.insert("run", result.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
-    let verify = if o.verify { Some(verify(o, plan, whole, &inputs, &result, &mut time_ms)?) } else { None };
+    let mut times = result.total_ms.clone();
+    times.sort_by(f64::total_cmp);
+    time_ms.insert("run", times.first().copied().unwrap_or(0.0));
+    time_ms.insert("median", times.get(times.len() / 2).copied().unwrap_or(0.0));
+    let config = RunConfig { trace: true, progress: None, repeat: 1, ..config };
+    let given = match (o.atol, o.rtol) {
+        (None, None) => None,
+        (abs, rel) => Some(Tolerance { name: "given", abs: abs.unwrap_or(0.0), rel: rel.unwrap_or(0.0) }),
+    };
+    let judge = Judging::new(plan, (weights, whole), &inputs, config, given);
+    let Verdict { expect, verify, diagnosis } = judge.all(&result, expected.as_ref(), o.verify, &mut time_ms)?;
 
     if let Some(dir) = &o.outputs {
         data::write(dir, &output_names, &result.outputs, &result.data)?;
@@ -228,89 +220,31 @@ fn execute(
     let order = |o: &Output| plan.outputs.iter().position(|p| p.name == o.name);
     let mut outputs: Vec<Output> = tensors.chain(others).collect();
     outputs.sort_by_key(order);
-    let report =
-        Report { schema: 1, ranks: plan.mapping.world(), notes, backend: "cpu", outputs, expect, verify, time_ms };
-    let text = summary(&report);
+    let report = Report {
+        schema: 1,
+        ranks: plan.mapping.world(),
+        notes,
+        backend: "cpu",
+        outputs,
+        expect,
+        verify,
+        diagnosis,
+        time_ms,
+    };
+    let text = summary(&report, o.repeat);
     deliver(report_file, &report, &text)?;
     let checks = [report.expect.as_ref(), report.verify.as_ref().map(|v| &v.check)];
     let failed = checks.into_iter().flatten().any(|c| !c.pass);
     Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
 }
 
-fn tolerance(o: &Options, t: &Tensor) -> Tolerance {
-    let base = Tolerance::of(t.dtype);
-    match (o.atol, o.rtol) {
-        (None, None) => base,
-        (abs, rel) => Tolerance { name: "given", abs: abs.unwrap_or(0.0), rel: rel.unwrap_or(0.0) },
-    }
-}
-
-fn check(o: &Options, actual: &RunResult, expected: &data::Values) -> Check {
-    let mut out = Check { max_abs: 0.0, max_rel: 0.0, pass: true, failed: vec![], tolerance: BTreeMap::new() };
-    let mut pairs: Vec<(&String, Comparison)> = vec![];
-    for (name, t) in &actual.outputs {
-        let Some(e) = expected.tensors.get(name) else { continue };
-        let tol = tolerance(o, t);
-        out.tolerance.insert(t.dtype.name(), [tol.abs, tol.rel]);
-        pairs.push((name, compare::compare(t, e, tol)));
-    }
-    for (name, d) in &actual.data {
-        let tensor = || expected.tensors.get(name).cloned().map(Data::from);
-        let Some(e) = expected.data.get(name).cloned().or_else(tensor) else { continue };
-        pairs.push((name, compare::compare_data(d, &e, &|t| tolerance(o, t))));
-    }
-    for (name, c) in pairs {
-        out.max_abs = out.max_abs.max(c.max_abs);
-        out.max_rel = out.max_rel.max(c.max_rel);
-        if !c.pass {
-            out.pass = false;
-            let why = c
-                .reason
-                .unwrap_or_else(|| format!("max |difference| {:.3e} at {:?}", c.max_abs, c.worst.unwrap_or_default()));
-            out.failed.push(format!("{name}: {why}"));
-        }
-    }
-    out
-}
-
-/// Runs the unoptimised program and compares; on a difference, the first tensor that both programs have
-/// and that differs is named.
-fn verify(
-    o: &Options,
-    plan: &Plan,
-    whole: &dyn WeightSource,
-    inputs: &data::Values,
-    result: &RunResult,
-    time_ms: &mut BTreeMap<&'static str, f64>,
-) -> Result<Verify, Failure> {
-    let config = RunConfig {
-        timeout: Duration::from_secs(o.timeout),
-        trace: true,
-        progress: None,
-        repeat: 1,
-        data: Some(&inputs.data),
+fn summary(r: &Report<'_>, repeat: u16) -> String {
+    let time = |key: &str| r.time_ms.get(key).copied().unwrap_or(0.0);
+    let ranks = counted(r.ranks, "cpu rank");
+    let mut t = match repeat {
+        1 => format!("ran on {ranks} in {:.1} ms\n", time("run")),
+        n => format!("ran {n} times on {ranks}: median {:.3} ms, fastest {:.3} ms\n", time("median"), time("run")),
     };
-    let reference = executor::run_reference(plan, whole, &inputs.tensors, &config)?;
-    time_ms.insert("reference", reference.total_ms.iter().copied().fold(f64::INFINITY, f64::min));
-    let expected = data::Values {
-        tensors: reference.outputs.iter().cloned().collect(),
-        data: reference.data.iter().cloned().collect(),
-    };
-    let check = check(o, result, &expected);
-    let mut first_bad = None;
-    if !check.pass {
-        let order = plan.reference.iter().flat_map(|s| &s.values).map(|v| v.name.as_str());
-        first_bad = compare::bisect(&result.trace, &reference.trace, order).map(|(name, d)| {
-            d.reason
-                .map_or_else(|| format!("{name} (max |difference| {:.3e})", d.max_abs), |why| format!("{name} ({why})"))
-        });
-    }
-    Ok(Verify { check, first_bad })
-}
-
-fn summary(r: &Report<'_>) -> String {
-    let run = r.time_ms.get("run").copied().unwrap_or(0.0);
-    let mut t = format!("ran on {} in {run:.1} ms\n", counted(r.ranks, "cpu rank"));
     for n in r.notes {
         t += &format!("note: {n}\n");
     }
@@ -331,9 +265,15 @@ fn summary(r: &Report<'_>) -> String {
         for f in c.failed.iter().take(8) {
             t += &format!("  {f}\n");
         }
+        for n in &c.notes {
+            t += &format!("  {n}\n");
+        }
     }
     if let Some(b) = r.verify.as_ref().and_then(|v| v.first_bad.as_ref()) {
         t += &format!("  first tensor that differs: {b}\n");
+    }
+    for line in r.diagnosis.iter().flat_map(Diagnosis::lines) {
+        t += &format!("  {line}\n");
     }
     t
 }

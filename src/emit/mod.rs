@@ -30,7 +30,7 @@ use crate::import::proto::{
     ValueInfoProto, tensor_proto::DataLocation, tensor_shape_proto::Dimension, tensor_shape_proto::dimension,
     type_proto,
 };
-use crate::import::{Weights, packed_bits};
+use crate::import::{Weights, element_type, packed_bits};
 use crate::ir::{DType, Dim, Op, TensorType, unique_name};
 use crate::lower::{self, LowerError};
 
@@ -58,6 +58,16 @@ pub enum EmitError {
         opset: i64,
         /// What stands against it.
         why: String,
+    },
+    /// No opset takes operands of these types.
+    #[error("the {op} that makes `{value}` cannot be written as ONNX: no opset has it for {types}")]
+    Types {
+        /// The operator.
+        op: String,
+        /// The first result.
+        value: String,
+        /// Element types of the operands.
+        types: String,
     },
     /// A node that the opset of the file does not have.
     #[error("defect: the {op} that makes `{value}` is no operator of opset {opset}: {why}")]
@@ -163,7 +173,20 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data
     let base = if form.opset >= NATIVE && dialect == Dialect::Standard { NATIVE } else { OPSET };
     let (s, column) = (rank / plan.mapping.tp, rank % plan.mapping.tp);
     let place = Place { dialect, index: column, size: plan.mapping.tp };
-    let opsets = versions::opsets(plan, base)?;
+    let mut opsets = versions::opsets(plan, base)?;
+    loop {
+        let r = build(plan, s, place, &opsets)?;
+        // Element types that a newer opset takes may come with operators of the compiler's own.
+        let newer = r.newest()?;
+        if newer <= opsets.of("") {
+            return r.finish(weights, rank, data);
+        }
+        opsets = versions::opsets(plan, newer)?;
+    }
+}
+
+/// The file of a stage with its nodes.
+fn build<'p>(plan: &'p Plan, s: usize, place: Place, opsets: &Opsets) -> Result<Rank<'p>> {
     // What a value that is no tensor of numbers is, only the nodes that make it tell: those of earlier stages too.
     let mut sent = BTreeMap::new();
     let first = if plan.stages.iter().any(sends_opaque) { 0 } else { s };
@@ -171,7 +194,7 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data
         let r = Rank::new(plan, stage, place, opsets.clone(), sent).nodes()?;
         sent = r.boundaries.values().filter_map(|n| Some((n.clone(), r.b.kinds.get(n)?.clone()))).collect();
     }
-    Rank::new(plan, s, place, opsets, sent).nodes()?.finish(weights, rank, data)
+    Rank::new(plan, s, place, opsets.clone(), sent).nodes()
 }
 
 /// Whether a value that is no tensor of numbers leaves a stage.
@@ -471,6 +494,31 @@ impl<'p> Rank<'p> {
         }
         self.outputs.push(declaration(name, &v.ty, kind)?);
         Ok(())
+    }
+
+    /// The oldest opset of the default domain, from the file's on, in which all operands may have their element types.
+    fn newest(&self) -> Result<i64> {
+        let of_info = |v: &ValueInfoProto| match v.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+            Some(type_proto::Value::TensorType(t)) => element_type(t.elem_type()),
+            _ => None,
+        };
+        let mut known: BTreeMap<&str, DType> = BTreeMap::new();
+        let declared = self.inputs.iter().chain(&self.outputs).chain(&self.infos);
+        known.extend(declared.filter_map(|v| Some((v.name(), of_info(v)?))));
+        known.extend(self.b.initializers.iter().filter_map(|t| Some((t.name(), element_type(t.data_type())?))));
+        let values = self.names.iter().map(|(id, n)| (n.as_str(), self.stage.value(*id).ty.dtype));
+        known.extend(values.filter(|(_, d)| *d != DType::Opaque));
+        let mut opset = self.b.opsets.of("");
+        for n in self.b.nodes.iter().filter(|n| n.domain().is_empty()) {
+            if versions::history("", n.op_type()).is_none() {
+                continue;
+            }
+            let since = versions::taken_since(n, opset, &|name| known.get(name).copied());
+            let (op, value) = (n.op_type().to_owned(), n.output.first().cloned().unwrap_or_default());
+            let types = || n.input.iter().filter_map(|i| known.get(i.as_str())).map(|d| d.name()).collect::<Vec<_>>();
+            opset = opset.max(since.ok_or_else(|| EmitError::Types { op, value, types: types().join(", ") })?);
+        }
+        Ok(opset)
     }
 
     /// Whether every node is an operator of the file's opsets.

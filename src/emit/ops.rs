@@ -161,11 +161,36 @@ pub(super) fn is_plain_reshape(from: &[Dim], to: &[Dim]) -> bool {
     plain_shape(from, to).is_some()
 }
 
+/// The axes of 1 that a shape has beyond another.
+fn ones(short: &[Dim], long: &[Dim]) -> Option<Vec<i64>> {
+    let mut rest = short.iter().peekable();
+    let mut axes = vec![];
+    for (i, d) in long.iter().enumerate() {
+        let left = long.len() - i;
+        if rest.peek() == Some(&d) && (d.as_const() != Some(1) || rest.len() >= left) {
+            rest.next();
+        } else if d.as_const() == Some(1) {
+            axes.push(i as i64);
+        } else {
+            return None;
+        }
+    }
+    (rest.next().is_none() && !axes.is_empty()).then_some(axes)
+}
+
 fn reshape(b: &mut Builder, x: &Val, shape: &[Dim]) -> Result<String> {
     if x.ty.shape == shape {
         return Ok(x.name.clone());
     }
-    let (to, attributes) = match plain_shape(&x.ty.shape, shape) {
+    let plain = plain_shape(&x.ty.shape, shape);
+    // Axes of 1 come and go without a shape.
+    for (op, short, long) in [("Unsqueeze", &x.ty.shape[..], shape), ("Squeeze", shape, &x.ty.shape[..])] {
+        if let (None, Some(axes)) = (&plain, ones(short, long)) {
+            let axes = b.ints(&axes)?;
+            return Ok(b.op(op, &[&x.name, &axes], vec![]));
+        }
+    }
+    let (to, attributes) = match plain {
         Some(target) => (b.ints(&target)?, vec![]),
         None => (b.extents(shape)?, vec![int("allowzero", 1)]),
     };

@@ -30,16 +30,33 @@ pub(super) struct Schema {
     inputs: Vec<Parameter>,
     outputs: Vec<Parameter>,
     attributes: Vec<Attribute>,
+    /// The element types that stand behind the names in parameters; `@N` is a set that the first lines of the table define.
+    types: Vec<(&'static str, &'static str)>,
     /// Digest of the documentation.
     digest: &'static str,
 }
 
 /// Whether an operand must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parameter {
+enum Presence {
     Single,
     Optional,
     Variadic,
+}
+
+/// An operand or result.
+#[derive(Clone, Copy, Debug)]
+struct Parameter {
+    presence: Presence,
+    /// An element type, or a name of several.
+    ty: &'static str,
+}
+
+impl PartialEq for Parameter {
+    /// Element types may differ.
+    fn eq(&self, other: &Parameter) -> bool {
+        self.presence == other.presence
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -64,9 +81,12 @@ pub(super) enum Step {
 /// By domain, then by operator.
 type Table = HashMap<&'static str, HashMap<&'static str, Vec<Schema>>>;
 
+/// The table as it is generated.
+const TEXT: &str = include_str!("schemas.txt");
+
 /// All versions of an operator, oldest first.
 pub(super) fn history(domain: &str, op: &str) -> Option<&'static [Schema]> {
-    static TABLE: LazyLock<Table> = LazyLock::new(|| parse(include_str!("schemas.txt")));
+    static TABLE: LazyLock<Table> = LazyLock::new(|| parse(TEXT));
     TABLE.get(domain)?.get(op).map(Vec::as_slice)
 }
 
@@ -80,13 +100,16 @@ fn parse(text: &'static str) -> Table {
     let mut table = Table::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let &[domain, name, since, inputs, outputs, attributes, _, digest] = &fields[..] else { continue };
+        let &[domain, name, since, inputs, outputs, attributes, types, digest] = &fields[..] else { continue };
         let (since, deprecated) = since.strip_prefix('-').map_or((since, false), |s| (s, true));
         let Ok(since) = since.parse() else { continue };
-        let parameter = |p: &str| match p.as_bytes().first() {
-            Some(b'?') => Parameter::Optional,
-            Some(b'*') => Parameter::Variadic,
-            _ => Parameter::Single,
+        let parameter = |p: &'static str| {
+            let presence = match p.as_bytes().first() {
+                Some(b'?') => Presence::Optional,
+                Some(b'*') => Presence::Variadic,
+                _ => Presence::Single,
+            };
+            Parameter { presence, ty: p.rsplit(':').next().unwrap_or_default() }
         };
         let schema = Schema {
             since,
@@ -94,6 +117,7 @@ fn parse(text: &'static str) -> Table {
             inputs: inputs.split_whitespace().map(parameter).collect(),
             outputs: outputs.split_whitespace().map(parameter).collect(),
             attributes: attributes.split_whitespace().filter_map(attribute).collect(),
+            types: types.split_whitespace().filter_map(|t| t.split_once('=')).collect(),
             digest,
         };
         table.entry(domain).or_default().entry(name).or_default().push(schema);
@@ -122,6 +146,21 @@ impl Schema {
         }
     }
 
+    /// Whether an operand may have an element type.
+    fn takes(&self, position: usize, dtype: DType) -> bool {
+        static SETS: LazyLock<HashMap<&str, &str>> =
+            LazyLock::new(|| TEXT.lines().filter(|l| l.starts_with('@')).filter_map(|l| l.split_once('\t')).collect());
+        let last = self.inputs.last().filter(|p| p.presence == Presence::Variadic);
+        let Some(p) = self.inputs.get(position).or(last) else { return false };
+        let set = self.types.iter().find(|(name, _)| *name == p.ty).map_or(p.ty, |(_, set)| set);
+        SETS.get(set).copied().unwrap_or(set).split(',').any(|t| t == dtype.name())
+    }
+
+    /// Whether all operands of which the element type is known may have it.
+    fn takes_all(&self, n: &NodeProto, dtype: &dyn Fn(&str) -> Option<DType>) -> bool {
+        n.input.iter().enumerate().all(|(i, name)| dtype(name).is_none_or(|d| self.takes(i, d)))
+    }
+
     /// Whether a node has the form of this version: the error says what is wrong.
     pub(super) fn check(&self, n: &NodeProto) -> Result<(), String> {
         if self.deprecated {
@@ -145,13 +184,13 @@ impl Schema {
 }
 
 fn count(what: &str, formal: &[Parameter], names: &[String]) -> Result<(), String> {
-    let variadic = formal.last() == Some(&Parameter::Variadic);
+    let variadic = formal.last().is_some_and(|p| p.presence == Presence::Variadic);
     if names.len() > formal.len() && !variadic {
         return Err(format!("it has {} {what}, {} are the most", names.len(), formal.len()));
     }
     // Results need not be read.
     let missing = |(i, p): (usize, &Parameter)| {
-        *p == Parameter::Single && names.get(i).is_none_or(|n| n.is_empty() && what == "operands")
+        p.presence == Presence::Single && names.get(i).is_none_or(|n| n.is_empty() && what == "operands")
     };
     match formal.iter().enumerate().position(missing) {
         Some(i) => Err(format!("{what}: number {i} is missing")),
@@ -246,6 +285,15 @@ fn needs(call: &Call, found: &mut Opsets) -> Result<()> {
     Ok(())
 }
 
+/// The first opset from that of a node on in which its operands may have the element types that they have; `None` where
+/// there is none, or where the operator is in no schema.
+pub(super) fn taken_since(n: &NodeProto, opset: i64, dtype: &dyn Fn(&str) -> Option<DType>) -> Option<i64> {
+    let history = history(n.domain(), n.op_type())?;
+    let now = at(n.domain(), n.op_type(), opset)?;
+    let mut all = history.iter().filter(|s| s.since >= now.since && !s.deprecated);
+    all.find(|s| s.takes_all(n, dtype) && s.check(n).is_ok()).map(|s| s.since.max(opset))
+}
+
 /// Why an operator has no version.
 pub(super) const NONE: &str = "the opset has no such operator";
 
@@ -260,7 +308,7 @@ mod tests {
 
     #[test]
     fn every_line_of_the_table_is_read() {
-        let text = include_str!("schemas.txt");
+        let text = TEXT;
         let rows = text.lines().filter(|l| !l.starts_with(['#', '@'])).count();
         let table = parse(text);
         let all = || table.iter().flat_map(|(d, ops)| ops.iter().map(move |(op, v)| (d, op, v)));
@@ -270,15 +318,19 @@ mod tests {
             for (i, s) in versions.iter().enumerate() {
                 // Optional operands come last, what repeats is the last of all.
                 for list in [&s.inputs, &s.outputs] {
-                    let variadic = list.iter().position(|p| *p == Parameter::Variadic);
+                    let variadic = list.iter().position(|p| p.presence == Presence::Variadic);
                     assert!(variadic.is_none_or(|v| v + 1 == list.len()), "{domain} {op} {i}");
                 }
             }
         }
         let s = at("", "Split", 18).unwrap();
-        assert_eq!((s.since, s.inputs.len(), s.outputs[0]), (18, 2, Parameter::Variadic));
+        assert_eq!((s.since, s.inputs.len(), s.outputs[0].presence), (18, 2, Presence::Variadic));
         assert_eq!(at("", "RoiAlign", 15).unwrap().step(at("", "RoiAlign", 16).unwrap()), Step::Changed);
         assert_eq!(at("", "Acos", 21).unwrap().step(at("", "Acos", 22).unwrap()), Step::Same);
+        assert!(at("", "Cos", 22).unwrap().takes(0, DType::BF16) && !at("", "Cos", 21).unwrap().takes(0, DType::BF16));
+        assert!(
+            at("", "Concat", 13).unwrap().takes(7, DType::F16) && !at("", "Gather", 13).unwrap().takes(1, DType::F32)
+        );
         assert!(at("", "Upsample", 21).unwrap().deprecated && at("", "Gelu", 19).is_none());
     }
 }

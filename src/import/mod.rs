@@ -35,7 +35,7 @@ use self::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use self::symbols::Known;
 use self::weights::Store;
 pub use self::weights::{Weight, Weights};
-pub(crate) use self::weights::{data_type, packed_bits};
+pub(crate) use self::weights::{data_type, dtype as element_type, packed_bits};
 use crate::ir::{DType, Dim, Graph, Op, Shape, TensorType};
 
 /// Oldest opset of the default domain that is read. Older models are read where all their operators mean the same there.

@@ -66,7 +66,7 @@ pub(super) fn map_file(path: &Path) -> std::io::Result<Bytes> {
 }
 
 /// The element type of an ONNX data type number.
-pub(super) fn dtype(code: i32) -> Option<DType> {
+pub(crate) fn dtype(code: i32) -> Option<DType> {
     use tensor_proto::DataType as T;
     Some(match T::try_from(code).ok()? {
         T::Double => DType::F64,

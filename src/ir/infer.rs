@@ -45,6 +45,24 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
         .collect()
 }
 
+/// Whether the operands of an operator broadcast for all values of the symbols. [`infer`] takes it for granted that extents fit together where
+/// some values do: a model's own nodes are valid, terms that rules make of them need not be.
+pub fn broadcasts_always(op: &Op, operands: &[&[TensorType]]) -> bool {
+    let x: Vec<&[Dim]> = operands.iter().filter_map(|t| Some(&t.first()?.shape[..])).collect();
+    let fit = |a: &[Dim], b: &[Dim]| {
+        let one = Dim::from(1);
+        a.iter().rev().zip(b.iter().rev()).all(|(p, q)| p == q || *p == one || *q == one)
+    };
+    let lead = |s: &[Dim]| s[..s.len().saturating_sub(2)].to_vec();
+    match (op, &x[..]) {
+        (Op::Where { .. }, [c, a, b]) => fit(c, a) && fit(c, b) && fit(a, b),
+        (Op::Expand { shape }, [a]) => fit(a, shape),
+        (Op::Matmul { .. }, [a, b]) => fit(&lead(a), &lead(b)),
+        (_, [a, b]) if matches!(op.info().class, super::Class::Binary | super::Class::Commutative) => fit(a, b),
+        _ => true,
+    }
+}
+
 fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
     if x == y {
         return Ok(());
@@ -52,6 +70,19 @@ fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
     let open = x.as_const().is_none() || y.as_const().is_none();
     let conflict = open.then(|| (x.clone(), y.clone()));
     Err(InferError { message: format!("{what} differ: {x} and {y}"), conflict })
+}
+
+/// Refuses an operand that does not broadcast to a shape.
+fn spreads(what: &str, x: &TensorType, want: &[Dim]) -> Result<()> {
+    let joined = broadcast(want, &x.shape)?;
+    let message = format!("{what} {x} does not broadcast to {want:?}");
+    if joined.len() != want.len() {
+        return fail(message);
+    }
+    match joined.iter().zip(want).find(|(a, b)| a != b) {
+        Some((a, b)) => same("extents", a, b).map_err(|e| InferError { message, ..e }),
+        None => Ok(()),
+    }
 }
 
 fn axis(of: i64, rank: usize) -> Result<usize> {
@@ -254,9 +285,7 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
                 same_dtype(op, &[x[0], t])?;
                 let mut want = lead.to_vec();
                 want.push(half.clone());
-                if broadcast(&want, &t.shape)? != want {
-                    return fail(format!("cos or sin {t} does not broadcast to {want:?}"));
-                }
+                spreads("cos or sin", t, &want)?;
             }
             ty(x[0].dtype, x[0].shape.clone())
         }
@@ -485,16 +514,12 @@ fn attention(op: &Op, x: &[&TensorType]) -> Result<TensorType> {
             return fail(format!("the mask of `attention` is {}", mask.dtype));
         }
         let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
-        if broadcast(&want, &mask.shape)? != want {
-            return fail(format!("the mask {mask} does not broadcast to {want:?}"));
-        }
+        spreads("the mask", mask, &want)?;
     }
     if let Some(sink) = x.get(4) {
         float(op, sink)?;
         let want = vec![q[0].clone(), q[1].clone(), q[2].clone(), Dim::from(1)];
-        if broadcast(&want, &sink.shape)? != want {
-            return fail(format!("the sink {sink} does not broadcast to {want:?}"));
-        }
+        spreads("the sink", sink, &want)?;
     }
     let shape = vec![q[0].clone(), q[1].clone(), q[2].clone(), v[3].clone()];
     Ok(TensorType { dtype: x[0].dtype, shape })

@@ -9,7 +9,7 @@ mod text;
 mod verify;
 
 pub use graph::{Graph, Node, NodeId, Output, unique_name};
-pub use infer::{InferError, broadcast, infer};
+pub use infer::{InferError, broadcast, broadcasts_always, infer};
 pub use op_ref::OpRef;
 pub use sinter_runtime::attr::{Attr, AttrKind, MeshAxis, Real, Safe};
 pub use sinter_runtime::body::{Body, BodyStep, may_be_part};

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::analysis::{Graph, facts_of};
 use super::ematch::{Match, depth, guards_hold, matches};
 use super::language::{ENode, OpRef};
-use crate::ir::{DType, Literal, Mapping, Op};
+use crate::ir::{DType, Literal, Mapping, Op, TensorType, broadcasts_always};
 use crate::rules::eval::{Bind, number, spliced, template_op};
 use crate::rules::facts::Facts;
 use crate::rules::lang::{Expr, Head, Pattern, Rule, Target, Template};
@@ -412,12 +412,17 @@ fn instantiate(
             return Some(id);
         }
     }
-    // A term that has no type here, mixes stages, or has no kernel for f64 is none: the rule does not apply.
+    // A term that has no type here, mixes stages, has no kernel for f64, or broadcasts for some values of the symbols only is none: the rule
+    // does not apply.
     let facts: Vec<&Facts> = node.children.iter().map(|&c| &eg[c].data).collect();
     if node.op.computes_in_f32() && facts.iter().flat_map(|f| f.types.iter()).any(|t| t.dtype == DType::F64) {
         return None;
     }
     facts_of(&node.op, &facts).ok()?;
+    let operands: Vec<&[TensorType]> = facts.iter().map(|f| &f.types[..]).collect();
+    if !broadcasts_always(&node.op, &operands) {
+        return None;
+    }
     let id = eg.add(node.clone());
     fresh.push(node);
     Some(id)

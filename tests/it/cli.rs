@@ -196,6 +196,7 @@ fn reports_keep_their_keys() {
             "verify.pass",
             "verify.first_bad",
             "time_ms.run",
+            "time_ms.median",
         ],
     );
     assert_eq!((&report["ranks"], &report["expect"]["pass"]), (&Value::from(4), &Value::from(true)));

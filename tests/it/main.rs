@@ -71,6 +71,7 @@ mod tidy;
 /// The tutorial is executed.
 mod tutorial;
 /// Rules are judged by evaluating both sides.
+mod verdicts;
 mod verify;
 /// Any programs of the e-graphs, and the dearest ones, compute what the cheapest computes.
 mod worst;

@@ -7,8 +7,83 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::KernelError;
+use super::simd::{BLOCK, fold, map, parts};
 use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::tensor::{View, ViewMut};
+
+/// A float type of 16 bits.
+pub(crate) trait Half: Pod + Send + Sync {
+    /// Reads elements; `out` has as many.
+    fn widen(x: &[Self], out: &mut [f32]);
+    /// Rounds to elements; `out` has as many.
+    fn narrow(x: &[f32], out: &mut [Self]);
+}
+
+impl Half for f16 {
+    fn widen(x: &[f16], out: &mut [f32]) {
+        x.convert_to_f32_slice(out);
+    }
+
+    fn narrow(x: &[f32], out: &mut [f16]) {
+        out.convert_from_f32_slice(x);
+    }
+}
+
+impl Half for bf16 {
+    fn widen(x: &[bf16], out: &mut [f32]) {
+        map(x, out, |v| f32::from_bits(u32::from(v.to_bits()) << 16));
+    }
+
+    fn narrow(x: &[f32], out: &mut [bf16]) {
+        map(x, out, |v| {
+            let bits = v.to_bits();
+            // To nearest, ties to even; NaN stays NaN.
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            bf16::from_bits(if v.is_nan() { (bits >> 16) as u16 | 0x40 } else { (rounded >> 16) as u16 })
+        });
+    }
+}
+
+/// Lets `f` replace the elements of `x` in f32, in blocks of rows of `width` elements, and rounds them once to the storage type
+/// of `out`, which is that of `x`.
+pub(crate) fn float_blocks(
+    x: &View<'_>,
+    out: &mut ViewMut<'_>,
+    width: usize,
+    threads: usize,
+    f: impl Fn(&mut [f32]) + Sync,
+) -> Result<(), KernelError> {
+    fn halves<T: Half>(
+        x: &View<'_>,
+        out: &mut ViewMut<'_>,
+        (size, threads): (usize, usize),
+        f: impl Fn(&mut [f32]) + Sync,
+    ) -> Result<(), KernelError> {
+        let x = typed::<T>(x.bytes);
+        parts(typed_mut::<T>(out.bytes)?, size, threads, |at, o| {
+            let mut wide = vec![0f32; o.len()];
+            T::widen(&x[at..at + o.len()], &mut wide);
+            f(&mut wide);
+            T::narrow(&wide, o);
+        });
+        Ok(())
+    }
+    let width = width.max(1);
+    let size = width * (BLOCK / width).max(1);
+    match x.dtype {
+        DType::F32 => {
+            let x = typed::<f32>(x.bytes);
+            parts(typed_mut(out.bytes)?, size, threads, |at, o: &mut [f32]| {
+                o.copy_from_slice(&x[at..at + o.len()]);
+                f(o);
+            });
+            Ok(())
+        }
+        DType::F16 => halves::<f16>(x, out, (size, threads), f),
+        DType::BF16 => halves::<bf16>(x, out, (size, threads), f),
+        d => Err(KernelError::DType(d)),
+    }
+}
 
 /// The bytes as elements: in place where they are aligned, otherwise copied.
 pub(crate) fn typed<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
@@ -34,7 +109,7 @@ pub(crate) fn floats<'a>(x: &View<'a>) -> Result<Cow<'a, [f32]>, KernelError> {
         }
         DType::BF16 => {
             let mut v = vec![0.0; x.len()];
-            widen_bf16(&typed(x.bytes), &mut v);
+            bf16::widen(&typed(x.bytes), &mut v);
             Cow::Owned(v)
         }
         d => return Err(KernelError::DType(d)),
@@ -46,16 +121,10 @@ pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), K
     match dtype {
         DType::F32 => out.copy_from_slice(&typed::<f32>(bytes)),
         DType::F16 => typed::<f16>(bytes).convert_to_f32_slice(out),
-        DType::BF16 => widen_bf16(&typed(bytes), out),
+        DType::BF16 => bf16::widen(&typed(bytes), out),
         d => return Err(KernelError::DType(d)),
     }
     Ok(())
-}
-
-fn widen_bf16(x: &[bf16], out: &mut [f32]) {
-    for (o, v) in out.iter_mut().zip(x) {
-        *o = f32::from_bits(u32::from(v.to_bits()) << 16);
-    }
 }
 
 /// Rounds f32 values to the storage type of `bytes`, which has as many elements.
@@ -63,7 +132,7 @@ pub(crate) fn round_to(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result
     match dtype {
         DType::F32 => typed_mut(bytes)?.copy_from_slice(values),
         DType::F16 => typed_mut::<f16>(bytes)?.convert_from_f32_slice(values),
-        DType::BF16 => typed_mut::<bf16>(bytes)?.convert_from_f32_slice(values),
+        DType::BF16 => bf16::narrow(values, typed_mut(bytes)?),
         d => return Err(KernelError::DType(d)),
     }
     Ok(())
@@ -129,15 +198,53 @@ pub(crate) fn write_ints(
     Ok(())
 }
 
+/// Evaluates an expression with `$t` as the native type of an integer type.
+macro_rules! by_integer {
+    ($d:expr, $t:ident => $body:expr, _ => $other:expr) => {
+        match $d {
+            DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            DType::I32 => {
+                type $t = i32;
+                $body
+            }
+            DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            _ => $other,
+        }
+    };
+}
+
+/// Truncates towards zero to 64 bits, of which the result takes what fits. Blocks of numbers that fit 32 bits, which nearly all
+/// do, need no more: processors convert to 64 bits one by one.
+fn truncate<T>(x: &[f32], out: &mut [T], short: impl Fn(i32) -> T, long: impl Fn(i64) -> T) {
+    for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+        if fold(x, true, |ok, v: f32| ok & (v.abs() < 2_147_483_648.0), |a, b| a & b) {
+            map(x, out, |v| short(v as i32));
+        } else {
+            map(x, out, |v| long(v as i64));
+        }
+    }
+}
+
 /// Converts the element type. Floats truncate towards zero to integers and saturate; integers wrap; quantised types go to
 /// and from floats.
 pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelError> {
-    use DType::{BF16, Bool, F16, F32, F64};
+    use DType::{BF16, Bool, F16, F32, F64, I64};
     match (x.dtype, out.dtype) {
         (a, b) if a == b => out.bytes.copy_from_slice(x.bytes),
         (a, b) if a.is_quantised() && b.is_float() => super::quantize::decode(x, out)?,
         (a, b) if a.is_float() && b.is_quantised() => super::quantize::encode(x, out)?,
         (d, _) | (_, d) if !d.is_core() => return Err(KernelError::DType(d)),
+        (F16 | BF16, F32) => widen(x.dtype, x.bytes, typed_mut(out.bytes)?)?,
         (F32 | F16 | BF16, F32 | F16 | BF16) => round_to(out.dtype, &floats(x)?, out.bytes)?,
         (F32 | F16 | BF16, F64) => {
             typed_mut::<f64>(out.bytes)?.iter_mut().zip(&*floats(x)?).for_each(|(o, &v)| *o = f64::from(v));
@@ -155,32 +262,52 @@ pub(super) fn cast(x: &View<'_>, out: &mut ViewMut<'_>) -> Result<(), KernelErro
             .chunks_exact_mut(2)
             .zip(&*typed::<f64>(x.bytes))
             .for_each(|(o, &v)| o.copy_from_slice(&bf16_from_f64(v).to_le_bytes())),
-        (F64 | F32 | F16 | BF16, Bool) => {
+        (F32, Bool) => map(&typed::<f32>(x.bytes), out.bytes, |v| u8::from(v != 0.0)),
+        (F32, d) => {
+            by_integer!(d, T => truncate(&typed::<f32>(x.bytes), typed_mut::<T>(out.bytes)?, |v| v as T, |v| v as T),
+            _ => return Err(KernelError::DType(d)))
+        }
+        (F64 | F16 | BF16, Bool) => {
             let wide = wide(x)?;
             out.bytes.iter_mut().zip(&wide).for_each(|(o, &v)| *o = u8::from(v != 0.0));
         }
-        (F64 | F32 | F16 | BF16, _) => {
+        (F64 | F16 | BF16, _) => {
             let wide = wide(x)?;
             write_ints(out, |o| {
                 o.iter_mut().zip(&wide).for_each(|(o, &v)| *o = v as i64);
                 Ok(())
             })?;
         }
-        (_, F64) => typed_mut::<f64>(out.bytes)?.iter_mut().zip(&*ints(x)?).for_each(|(o, &v)| *o = v as f64),
-        (_, F32 | F16 | BF16) => {
+        (Bool, F32) => map(x.bytes, typed_mut(out.bytes)?, |v| f32::from(u8::from(v != 0))),
+        (Bool, I64) => map(x.bytes, typed_mut(out.bytes)?, |v| i64::from(v != 0)),
+        (Bool, _) => {
             let v = ints(x)?;
-            write_floats(out, |o| {
-                o.iter_mut().zip(&*v).for_each(|(o, &v)| *o = v as f32);
-                Ok(())
-            })?;
+            match out.dtype {
+                F64 => map(&v, typed_mut(out.bytes)?, |v| v as f64),
+                d if d.is_float() => write_floats(out, |o| {
+                    map(&v, o, |v| v as f32);
+                    Ok(())
+                })?,
+                _ => write_ints(out, |o| {
+                    o.copy_from_slice(&v);
+                    Ok(())
+                })?,
+            }
         }
-        _ => {
-            let v = ints(x)?;
-            write_ints(out, |o| {
-                o.copy_from_slice(&v);
-                Ok(())
-            })?;
-        }
+        (a, b) => by_integer!(a, A => {
+            let v = typed::<A>(x.bytes);
+            match b {
+                Bool => map(&v, out.bytes, |v| u8::from(v != 0)),
+                F64 => map(&v, typed_mut(out.bytes)?, |v| v as f64),
+                F16 | BF16 => write_floats(out, |o| {
+                    map(&v, o, |v| v as f32);
+                    Ok(())
+                })?,
+                F32 => map(&v, typed_mut(out.bytes)?, |v| v as f32),
+                b => by_integer!(b, B => map(&v, typed_mut::<B>(out.bytes)?, |v| v as B),
+                    _ => return Err(KernelError::DType(b))),
+            }
+        }, _ => return Err(KernelError::DType(a))),
     }
     Ok(())
 }

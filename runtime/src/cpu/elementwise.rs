@@ -1,124 +1,17 @@
-//! Kernels that compute element by element.
+//! Kernels of two and three operands that compute element by element, with broadcasting.
 
 use std::ops::{Add, Div, Mul, Sub};
 
-use super::convert::{floats, ints, typed, typed_mut, write_floats, write_ints};
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use super::convert::{Half, floats, ints, typed, typed_mut, write_floats, write_ints};
+use super::simd::{BLOCK, map, pairs};
 use super::walk::Walk;
 use super::{KernelError, Result, broadcast_shape, by_width, expect};
 use crate::dtype::DType;
 use crate::op::Op;
 use crate::tensor::{View, ViewMut};
-
-/// The unary float functions of one width.
-macro_rules! unary_table {
-    ($name:ident, $t:ident, $erf:path, $silu:expr, $gelu_erf:expr, $gelu_tanh:expr) => {
-        fn $name(op: &Op) -> Option<fn($t) -> $t> {
-            Some(match op {
-                Op::Neg {} => |x| -x,
-                Op::Abs {} => $t::abs,
-                Op::Sqrt {} => $t::sqrt,
-                Op::Reciprocal {} => $t::recip,
-                Op::Exp {} => $t::exp,
-                Op::Log {} => $t::ln,
-                Op::Sigmoid {} => |x| 1.0 / (1.0 + (-x).exp()),
-                Op::Tanh {} => $t::tanh,
-                Op::Erf {} => $erf,
-                Op::Cos {} => $t::cos,
-                Op::Sin {} => $t::sin,
-                // Written as a comparison so that NaN stays NaN.
-                Op::Relu {} => |x| if x < 0.0 { 0.0 } else { x },
-                Op::Floor {} => $t::floor,
-                Op::Ceil {} => $t::ceil,
-                Op::Silu {} => $silu,
-                Op::Gelu { tanh: false } => $gelu_erf,
-                Op::Gelu { tanh: true } => $gelu_tanh,
-                _ => return None,
-            })
-        }
-    };
-}
-
-unary_table!(unary_f32, f32, libm::erff, silu, gelu_erf, gelu_tanh);
-unary_table!(
-    unary_f64,
-    f64,
-    libm::erf,
-    |x| x / (1.0 + (-x).exp()),
-    |x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-    |x| {
-        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-        0.5 * x * (1.0 + inner.tanh())
-    }
-);
-
-/// x * sigmoid(x).
-pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
-/// The exact Gaussian error linear unit.
-pub(super) fn gelu_erf(x: f32) -> f32 {
-    0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
-}
-
-/// Its approximation by tanh.
-pub(super) fn gelu_tanh(x: f32) -> f32 {
-    let inner = 0.797_884_6 * (x + 0.044_715 * x * x * x);
-    0.5 * x * (1.0 + inner.tanh())
-}
-
-/// Any unary operator but `cast`.
-pub(super) fn unary(op: &Op, x: &View<'_>, out: &mut ViewMut<'_>) -> Result {
-    match op {
-        Op::Not {} => {
-            expect(out, DType::Bool, x.shape)?;
-            if x.dtype != DType::Bool {
-                return Err(KernelError::DType(x.dtype));
-            }
-            out.bytes.iter_mut().zip(x.bytes).for_each(|(o, &v)| *o = u8::from(v == 0));
-            return Ok(());
-        }
-        Op::IsNan {} => {
-            expect(out, DType::Bool, x.shape)?;
-            let wide = super::convert::wide(x)?;
-            out.bytes.iter_mut().zip(&wide).for_each(|(o, v)| *o = u8::from(v.is_nan()));
-            return Ok(());
-        }
-        _ => {}
-    }
-    expect(out, x.dtype, x.shape)?;
-    let unsupported = || KernelError::DType(x.dtype);
-    match x.dtype {
-        DType::F64 => {
-            let f = unary_f64(op).ok_or_else(unsupported)?;
-            typed_mut::<f64>(out.bytes)?.iter_mut().zip(&*typed::<f64>(x.bytes)).for_each(|(o, &v)| *o = f(v));
-            Ok(())
-        }
-        d if d.is_float() => {
-            let f = unary_f32(op).ok_or_else(unsupported)?;
-            let x = floats(x)?;
-            write_floats(out, |o| {
-                o.iter_mut().zip(&*x).for_each(|(o, &v)| *o = f(v));
-                Ok(())
-            })
-        }
-        DType::Bool => Err(unsupported()),
-        _ => {
-            let f: fn(i64) -> i64 = match op {
-                Op::Neg {} => i64::wrapping_neg,
-                Op::Abs {} => i64::wrapping_abs,
-                Op::Relu {} => |v| Ord::max(v, 0),
-                Op::Floor {} | Op::Ceil {} => |v| v,
-                _ => return Err(unsupported()),
-            };
-            let x = ints(x)?;
-            write_ints(out, |o| {
-                o.iter_mut().zip(&*x).for_each(|(o, &v)| *o = f(v));
-                Ok(())
-            })
-        }
-    }
-}
 
 /// What arithmetic needs of a number type beyond comparison.
 trait Number: Copy + PartialOrd {
@@ -162,33 +55,43 @@ macro_rules! float_number {
 float_number!(f32);
 float_number!(f64);
 
-impl Number for i64 {
-    fn add(self, o: Self) -> Self {
-        self.wrapping_add(o)
-    }
-    fn sub(self, o: Self) -> Self {
-        self.wrapping_sub(o)
-    }
-    fn mul(self, o: Self) -> Self {
-        self.wrapping_mul(o)
-    }
-    fn div(self, o: Self) -> Self {
-        // The caller refuses zero divisors.
-        if o == 0 { 0 } else { self.wrapping_div(o) }
-    }
-    fn pow(self, o: Self) -> Self {
-        match (self, o) {
-            (_, 0..) => self.wrapping_pow(u32::try_from(o).unwrap_or(u32::MAX)),
-            (1, _) => 1,
-            (-1, _) => 1 - 2 * (o & 1),
-            _ => 0,
+macro_rules! integer_number {
+    ($($t:ident)*) => {$(
+        impl Number for $t {
+            fn add(self, o: Self) -> Self {
+                self.wrapping_add(o)
+            }
+            fn sub(self, o: Self) -> Self {
+                self.wrapping_sub(o)
+            }
+            fn mul(self, o: Self) -> Self {
+                self.wrapping_mul(o)
+            }
+            fn div(self, o: Self) -> Self {
+                // The caller refuses zero divisors.
+                if o == 0 { 0 } else { self.wrapping_div(o) }
+            }
+            fn pow(self, o: Self) -> Self {
+                int_power(i64::from(self), i64::from(o)) as Self
+            }
+            fn max(self, o: Self) -> Self {
+                Ord::max(self, o)
+            }
+            fn min(self, o: Self) -> Self {
+                Ord::min(self, o)
+            }
         }
-    }
-    fn max(self, o: Self) -> Self {
-        Ord::max(self, o)
-    }
-    fn min(self, o: Self) -> Self {
-        Ord::min(self, o)
+    )*};
+}
+integer_number!(i64 i32 i8 u8);
+
+/// A power that wraps; fractions are truncated.
+fn int_power(base: i64, exponent: i64) -> i64 {
+    match (base, exponent) {
+        (_, 0..) => base.wrapping_pow(u32::try_from(exponent).unwrap_or(u32::MAX)),
+        (1, _) => 1,
+        (-1, _) => 1 - 2 * (exponent & 1),
+        _ => 0,
     }
 }
 
@@ -250,13 +153,24 @@ pub(super) fn binary(op: &Op, a: &View<'_>, b: &View<'_>, out: &mut ViewMut<'_>)
                 arithmetic(op, &w, &x, &y, typed_mut(out.bytes)?)
             }
         }
-        d if d.is_float() => {
-            let (x, y) = (floats(a)?, floats(b)?);
+        DType::F32 => {
+            let (x, y) = (typed::<f32>(a.bytes), typed::<f32>(b.bytes));
             if compares {
                 return compare(op, &w, &x, &y, out.bytes);
             }
-            write_floats(out, |o| arithmetic(op, &w, &x, &y, o))
+            let o = typed_mut(out.bytes)?;
+            if let (Op::Pow {}, Some(f)) = (op, small_power(&y)) {
+                return Ok(f(&x, o));
+            }
+            arithmetic(op, &w, &x, &y, o)
         }
+        DType::F16 if !compares => halves::<f16>(op, &w, a, b, out),
+        DType::BF16 if !compares => halves::<bf16>(op, &w, a, b, out),
+        d if d.is_float() => compare(op, &w, &floats(a)?, &floats(b)?, out.bytes),
+        DType::I32 => integers::<i32>(op, &w, a, b, out, compares),
+        DType::I64 => integers::<i64>(op, &w, a, b, out, compares),
+        DType::I8 => integers::<i8>(op, &w, a, b, out, compares),
+        DType::U8 => integers::<u8>(op, &w, a, b, out, compares),
         d => {
             let (x, y) = (ints(a)?, ints(b)?);
             if compares {
@@ -265,12 +179,82 @@ pub(super) fn binary(op: &Op, a: &View<'_>, b: &View<'_>, out: &mut ViewMut<'_>)
             if d == DType::Bool && !matches!(op, Op::Max {} | Op::Min {}) {
                 return Err(KernelError::DType(d));
             }
-            if matches!(op, Op::Div {}) && !out.is_empty() && y.contains(&0) {
-                return Err(KernelError::DivisionByZero);
-            }
             write_ints(out, |o| arithmetic(op, &w, &x, &y, o))
         }
     }
+}
+
+fn integers<T: Number + Pod + Default>(
+    op: &Op,
+    w: &Walk<2>,
+    a: &View<'_>,
+    b: &View<'_>,
+    out: &mut ViewMut<'_>,
+    compares: bool,
+) -> Result {
+    let (x, y) = (typed::<T>(a.bytes), typed::<T>(b.bytes));
+    if compares {
+        return compare(op, w, &x, &y, out.bytes);
+    }
+    if matches!(op, Op::Div {}) && !out.is_empty() && y.iter().any(|v| *v == T::default()) {
+        return Err(KernelError::DivisionByZero);
+    }
+    arithmetic(op, w, &x, &y, typed_mut(out.bytes)?)
+}
+
+/// Powers by one small exponent, which are products.
+fn small_power(exponent: &[f32]) -> Option<fn(&[f32], &mut [f32])> {
+    match *exponent {
+        [2.0] => Some(|x, o| map(x, o, |v| v * v)),
+        [3.0] => Some(|x, o| map(x, o, |v| v * v * v)),
+        [1.0] => Some(|x, o| o.copy_from_slice(x)),
+        _ => None,
+    }
+}
+
+/// Arithmetic in f32 on blocks of f16 or bf16.
+fn halves<T: Half>(op: &Op, w: &Walk<2>, a: &View<'_>, b: &View<'_>, out: &mut ViewMut<'_>) -> Result {
+    let f: fn(f32, f32) -> f32 = match op {
+        Op::Pow {} => f32::powf,
+        Op::Max {} => <f32 as Number>::max,
+        Op::Min {} => <f32 as Number>::min,
+        _ => |_, _| f32::NAN,
+    };
+    let combine = |x: &mut [f32], y: &[f32]| match op {
+        Op::Add {} => pairs(x, y, |x, y| x + y),
+        Op::Sub {} => pairs(x, y, |x, y| x - y),
+        Op::Mul {} => pairs(x, y, |x, y| x * y),
+        Op::Div {} => pairs(x, y, |x, y| x / y),
+        _ => pairs(x, y, f),
+    };
+    if !matches!(op, Op::Add {} | Op::Sub {} | Op::Mul {} | Op::Div {} | Op::Pow {} | Op::Max {} | Op::Min {}) {
+        return Err(KernelError::NotAStep(op.name().to_owned()));
+    }
+    let (x, y, o) = (typed::<T>(a.bytes), typed::<T>(b.bytes), typed_mut::<T>(out.bytes)?);
+    let (mut wide_x, mut wide_y) = ([0f32; BLOCK], [0f32; BLOCK]);
+    let read = |from: &[T], at: usize, step: usize, to: &mut [f32]| match step {
+        1 => T::widen(&from[at..at + to.len()], to),
+        0 => {
+            T::widen(&from[at..=at], &mut to[..1]);
+            let v = to[0];
+            to.fill(v);
+        }
+        _ => to
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, to)| T::widen(&from[at + i * step..][..1], std::slice::from_mut(to))),
+    };
+    w.rows(|start, [ix, iy], n, [sx, sy]| {
+        let (sx, sy) = (sx as usize, sy as usize);
+        for (block, part) in o[start..start + n].chunks_mut(BLOCK).enumerate() {
+            let (wide_x, wide_y, at) = (&mut wide_x[..part.len()], &mut wide_y[..part.len()], block * BLOCK);
+            read(&x, ix + at * sx, sx, wide_x);
+            read(&y, iy + at * sy, sy, wide_y);
+            combine(wide_x, wide_y);
+            T::narrow(wide_x, part);
+        }
+    });
+    Ok(())
 }
 
 /// `pow` with an exponent of another type than the base.
@@ -278,6 +262,8 @@ fn pow_mixed(w: &Walk<2>, a: &View<'_>, b: &View<'_>, out: &mut ViewMut<'_>) -> 
     let exponent: Vec<f64> =
         if b.dtype.is_float() { super::convert::wide(b)? } else { ints(b)?.iter().map(|&v| v as f64).collect() };
     match a.dtype {
+        // The square of an f32 is exact in f64, so that one rounding remains.
+        DType::F32 if exponent[..] == [2.0] => map(&typed::<f32>(a.bytes), typed_mut(out.bytes)?, |v: f32| v * v),
         DType::F64 => w.zip(&typed::<f64>(a.bytes), &exponent, typed_mut(out.bytes)?, f64::powf),
         d if d.is_float() => {
             let x = floats(a)?;
@@ -318,21 +304,6 @@ pub(super) fn select(c: &View<'_>, a: &View<'_>, b: &View<'_>, out: &mut ViewMut
         });
     });
     Ok(())
-}
-
-/// (gate, up): f(gate) * up.
-pub(super) fn gated(gate: &View<'_>, up: &View<'_>, out: &mut ViewMut<'_>, f: impl Fn(f32) -> f32) -> Result {
-    if gate.dtype != up.dtype {
-        return Err(KernelError::Mixed(gate.dtype, up.dtype));
-    }
-    let shape = broadcast_shape(gate.shape, up.shape)?;
-    expect(out, gate.dtype, &shape)?;
-    let w = Walk::broadcast(&shape, [gate.shape, up.shape])?;
-    let (g, u) = (floats(gate)?, floats(up)?);
-    write_floats(out, |o| {
-        w.zip(&g, &u, o, |g, u| f(g) * u);
-        Ok(())
-    })
 }
 
 #[cfg(test)]

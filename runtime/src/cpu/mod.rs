@@ -1,4 +1,4 @@
-//! The CPU back end: one kernel per operator, clear rather than fast except for matrix products.
+//! The CPU back end: one kernel per operator. Loops over elements are vectorised and cut into blocks for threads ([`simd`]).
 //!
 //! f32, f16 and bf16 compute and accumulate in f32 or wider and round once to the storage type. A kernel
 //! checks all that it assumes of shapes and types and returns a [`KernelError`] where that does not hold.
@@ -11,13 +11,17 @@ mod declared;
 mod elementwise;
 mod experts;
 mod gather;
+pub(crate) mod integer;
 mod layout;
+pub(crate) mod math;
 pub(crate) mod matmul;
 mod norm;
 mod packed;
 pub mod quantize;
-mod reduce;
-mod walk;
+pub(crate) mod reduce;
+pub(crate) mod simd;
+mod unary;
+pub(crate) mod walk;
 
 use crate::comm::{CommError, Communicator};
 use crate::dim::{Bindings, Dim};
@@ -127,13 +131,13 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
             convert::cast(&x[0], out)
         }
         Op::Where {} => elementwise::select(&x[0], &x[1], &x[2], out),
-        Op::SiluMul {} => elementwise::gated(&x[0], &x[1], out, elementwise::silu),
-        Op::GeluMul { tanh: true } => elementwise::gated(&x[0], &x[1], out, elementwise::gelu_tanh),
-        Op::GeluMul { tanh: false } => elementwise::gated(&x[0], &x[1], out, elementwise::gelu_erf),
+        Op::SiluMul {} => unary::gated(&x[0], &x[1], out, env.threads, |v| simd::each(v, math::silu)),
+        Op::GeluMul { tanh: true } => unary::gated(&x[0], &x[1], out, env.threads, |v| simd::each(v, math::gelu_tanh)),
+        Op::GeluMul { tanh: false } => unary::gated(&x[0], &x[1], out, env.threads, |v| simd::each(v, math::gelu_erf)),
         Op::ReduceSum { axes, keepdims } => reduce::reduce(reduce::Kind::Sum, &x[0], axes, *keepdims, out),
         Op::ReduceMean { axes, keepdims } => reduce::reduce(reduce::Kind::Mean, &x[0], axes, *keepdims, out),
         Op::ReduceMax { axes, keepdims } => reduce::reduce(reduce::Kind::Max, &x[0], axes, *keepdims, out),
-        Op::Softmax { axis, safe } => reduce::softmax(&x[0], *axis, *safe, out),
+        Op::Softmax { axis, safe } => reduce::softmax(&x[0], *axis, *safe, out, env.threads),
         Op::Matmul { trans_b } => matmul::matmul(&x[0], &x[1], *trans_b, out, env.threads),
         Op::QuantizeFp8 {} => quantize::quantize_fp8(&x[0], &x[1], out),
         Op::Fp8Scale { floor } => quantize::fp8_scales(&x[0], floor.0, out),
@@ -161,7 +165,7 @@ pub fn execute(op: &Op, x: &[View<'_>], out: &mut [Option<ViewMut<'_>>], env: &m
         Op::GatherNd { batch_dims } => gather::gather_nd(&x[0], &x[1], *batch_dims, out),
         Op::VocabGather { axis } => gather::vocab_gather(&x[0], &x[1], *axis, out, env),
         Op::Shard { dim, axis, parts } => collective::shard(&x[0], *dim, *axis, *parts, out, env),
-        op if x.len() == 1 && op.info().class == crate::op::Class::Unary => elementwise::unary(op, &x[0], out),
+        op if x.len() == 1 && op.info().class == crate::op::Class::Unary => unary::unary(op, &x[0], out, env.threads),
         op if x.len() == 2 => elementwise::binary(op, &x[0], &x[1], out),
         op => Err(KernelError::NotAStep(op.name().to_owned())),
     }

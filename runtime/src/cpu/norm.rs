@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::convert::{floats, round_through, round_to, write_floats};
-use super::{Env, KernelError, Result, collective, expect, quantize};
+use super::{Env, KernelError, Result, collective, expect, quantize, simd};
 use crate::dtype::DType;
 use crate::norm::{Kind, Norm, Quant, Sum};
 use crate::op::Op;
@@ -27,25 +27,42 @@ impl<'a> Rows<'a> {
         Ok(Rows { weight: floats(weight)?, bias: bias.map(floats).transpose()?, eps })
     }
 
-    fn apply(&self, x: &[f32], out: &mut [f32]) {
+    fn apply(&self, x: &[f32], out: &mut [f32], threads: usize) {
         let n = self.weight.len();
         if n == 0 {
             return;
         }
-        for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-            let mean = match &self.bias {
-                Some(_) => x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64,
-                None => 0.0,
-            };
-            let square = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
-            let scale = (1.0 / (square + self.eps).sqrt()) as f32;
-            let mean = mean as f32;
-            for ((o, &v), &w) in out.iter_mut().zip(x).zip(&*self.weight) {
-                *o = (v - mean) * scale * w;
+        let size = n * (simd::BLOCK / n).max(1);
+        simd::parts(&mut out[..x.len() / n * n], size, threads, |at, out| {
+            for (x, out) in x[at..].chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+                self.row(x, out);
             }
-            if let Some(bias) = &self.bias {
-                out.iter_mut().zip(&**bias).for_each(|(o, &b)| *o += b);
-            }
+        });
+    }
+
+    fn row(&self, x: &[f32], out: &mut [f32]) {
+        let n = x.len() as f64;
+        let mean = self.bias.as_ref().map_or(0.0, |_| simd::sum(x) / n);
+        let square = simd::squares(x, mean) / n;
+        let scale = (1.0 / (square + self.eps).sqrt()) as f32;
+        let (mean, weight) = (mean as f32, &*self.weight);
+        match &self.bias {
+            None => simd::vectorised(
+                #[inline(always)]
+                || {
+                    for ((o, &v), &w) in out.iter_mut().zip(x).zip(weight) {
+                        *o = (v - mean) * scale * w;
+                    }
+                },
+            ),
+            Some(bias) => simd::vectorised(
+                #[inline(always)]
+                || {
+                    for (((o, &v), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(&**bias) {
+                        *o = (v - mean) * scale * w + b;
+                    }
+                },
+            ),
         }
     }
 }
@@ -88,12 +105,12 @@ pub(super) fn norm(op: &Op, n: &Norm, x: &[View<'_>], out: &mut [Option<ViewMut<
     let rows = Rows::new(first, &parameters[0], bias, n.eps.0)?;
     if let (Quant::None, Some(normed)) = (n.quant, &mut *normed) {
         return write_floats(normed, |o| {
-            rows.apply(&values, o);
+            rows.apply(&values, o, env.threads);
             Ok(())
         });
     }
     let mut rounded = vec![0.0; values.len()];
-    rows.apply(&values, &mut rounded);
+    rows.apply(&values, &mut rounded, env.threads);
     round_through(first.dtype, &mut rounded)?;
     if let Some(normed) = normed {
         round_to(normed.dtype, &rounded, normed.bytes)?;

@@ -1,8 +1,9 @@
 //! Reductions over axes, and soft-max.
 
-use super::convert::{floats, ints, typed, typed_mut, write_floats, write_ints};
+use super::convert::{float_blocks, floats, ints, typed, typed_mut, write_floats, write_ints};
+use super::simd::{self, each, fold, pairs, vectorised};
 use super::walk::Walk;
-use super::{KernelError, Result, expect, resolve_axis};
+use super::{KernelError, Result, expect, math, resolve_axis};
 use crate::attr::Safe;
 use crate::dtype::DType;
 use crate::tensor::{View, ViewMut};
@@ -49,28 +50,24 @@ pub(super) fn reduce(kind: Kind, x: &View<'_>, axes: &[i64], keepdims: bool, out
         let f = if kind == Kind::Max { i64::max } else { i64::wrapping_add };
         return write_ints(out, |o| {
             o.fill(start);
-            accumulate(&walk, &v, o, f);
+            accumulate(&walk, &v, o, start, f, f);
             if kind == Kind::Mean {
                 o.iter_mut().for_each(|o| *o /= count as i64);
             }
             Ok(())
         });
     }
-    let mut sums = vec![if kind == Kind::Max { f64::NEG_INFINITY } else { 0.0 }; n];
-    let f = |a: f64, b: f64| match kind {
-        Kind::Max => {
-            if a.is_nan() || a > b {
-                a
-            } else {
-                b
-            }
+    let start = if kind == Kind::Max { f64::NEG_INFINITY } else { 0.0 };
+    let mut sums = vec![start; n];
+    let larger = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
+    let sum = |a: f64, b: f64| a + b;
+    match (x.dtype, kind) {
+        (DType::F64, Kind::Max) => accumulate(&walk, &typed::<f64>(x.bytes), &mut sums, start, larger, larger),
+        (DType::F64, _) => accumulate(&walk, &typed::<f64>(x.bytes), &mut sums, start, sum, sum),
+        (_, Kind::Max) => {
+            accumulate(&walk, &floats(x)?, &mut sums, start, |a, b: f32| larger(a, f64::from(b)), larger);
         }
-        _ => a + b,
-    };
-    if x.dtype == DType::F64 {
-        accumulate(&walk, &typed::<f64>(x.bytes), &mut sums, f);
-    } else {
-        accumulate(&walk, &floats(x)?, &mut sums, |a, b: f32| f(a, f64::from(b)));
+        _ => accumulate(&walk, &floats(x)?, &mut sums, start, |a, b: f32| a + f64::from(b), sum),
     }
     if kind == Kind::Mean {
         sums.iter_mut().for_each(|s| *s /= count as f64);
@@ -85,65 +82,99 @@ pub(super) fn reduce(kind: Kind, x: &View<'_>, axes: &[i64], keepdims: bool, out
     })
 }
 
-fn accumulate<T: Copy, A: Copy>(walk: &Walk<1>, x: &[T], into: &mut [A], f: impl Fn(A, T) -> A) {
+/// Reduces into elements that a walk finds; `join` brings partial results together.
+pub(crate) fn accumulate<T: Copy, A: Copy>(
+    walk: &Walk<1>,
+    x: &[T],
+    into: &mut [A],
+    neutral: A,
+    f: impl Fn(A, T) -> A,
+    join: impl Fn(A, A) -> A,
+) {
     walk.rows(|start, [at], n, [step]| {
         let row = &x[start..start + n];
-        if step == 0 {
-            into[at] = row.iter().fold(into[at], |a, &v| f(a, v));
-        } else {
-            for (i, &v) in row.iter().enumerate() {
-                let o = &mut into[at + i * step as usize];
-                *o = f(*o, v);
+        match step {
+            0 => into[at] = join(into[at], fold(row, neutral, &f, &join)),
+            1 => {
+                let into = &mut into[at..at + n];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (o, &v) in into.iter_mut().zip(row) {
+                            *o = f(*o, v);
+                        }
+                    },
+                );
+            }
+            _ => {
+                for (i, &v) in row.iter().enumerate() {
+                    let o = &mut into[at + i * step as usize];
+                    *o = f(*o, v);
+                }
             }
         }
     });
 }
 
 /// Soft-max along an axis.
-pub(super) fn softmax(x: &View<'_>, axis: i64, safe: Safe, out: &mut ViewMut<'_>) -> Result {
+pub(super) fn softmax(x: &View<'_>, axis: i64, safe: Safe, out: &mut ViewMut<'_>, threads: usize) -> Result {
     let axis = resolve_axis(axis, x.shape.len())?;
     expect(out, x.dtype, x.shape)?;
     let (n, inner) = (x.shape[axis], x.shape[axis + 1..].iter().product::<usize>());
-    let v = floats(x)?;
-    write_floats(out, |o| {
-        o.copy_from_slice(&v);
-        if o.is_empty() {
-            return Ok(());
-        }
+    if out.is_empty() {
+        return if x.dtype.is_float() && x.dtype != DType::F64 { Ok(()) } else { Err(KernelError::DType(x.dtype)) };
+    }
+    float_blocks(x, out, n * inner, threads, |part| {
         if inner == 1 {
-            o.chunks_exact_mut(n).for_each(|row| softmax_row(row, safe));
-            return Ok(());
+            part.chunks_exact_mut(n).for_each(|row| softmax_row(row, safe));
+        } else {
+            part.chunks_exact_mut(n * inner).for_each(|block| softmax_columns(block, inner, safe));
         }
-        let mut row = vec![0.0; n];
-        for block in o.chunks_exact_mut(n * inner) {
-            for i in 0..inner {
-                row.iter_mut().enumerate().for_each(|(j, r)| *r = block[j * inner + i]);
-                softmax_row(&mut row, safe);
-                row.iter().enumerate().for_each(|(j, r)| block[j * inner + i] = *r);
-            }
-        }
-        Ok(())
     })
 }
 
 /// Soft-max of one row in place; `safe` says when it is zeros instead of NaN.
-pub(super) fn softmax_row(row: &mut [f32], safe: Safe) {
-    let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+pub(crate) fn softmax_row(row: &mut [f32], safe: Safe) {
+    let max = simd::max(row);
     if max == f32::NEG_INFINITY && safe == Safe::Masked && !row.iter().any(|v| v.is_nan()) {
         row.fill(0.0);
         return;
     }
-    let mut sum = 0.0f64;
-    for v in row.iter_mut() {
-        *v = (*v - max).exp();
-        sum += f64::from(*v);
-    }
+    each(row, |v| math::exp(v - max));
+    let sum = simd::sum(row);
     if safe == Safe::Always && sum.is_nan() {
         row.fill(0.0);
         return;
     }
     let scale = (1.0 / sum) as f32;
-    row.iter_mut().for_each(|v| *v *= scale);
+    each(row, |v| v * scale);
+}
+
+/// Soft-max of the columns of a matrix of `inner` columns in place.
+fn softmax_columns(block: &mut [f32], inner: usize, safe: Safe) {
+    let (mut max, mut sum) = (vec![f32::NEG_INFINITY; inner], vec![0f64; inner]);
+    block.chunks_exact(inner).for_each(|row| pairs(&mut max, row, |m, v| if v > m { v } else { m }));
+    for row in block.chunks_exact_mut(inner) {
+        let (max, sum) = (&max, &mut sum);
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((v, &m), s) in row.iter_mut().zip(max).zip(sum) {
+                    // What is -infinity throughout, or NaN, does not become a number.
+                    let masked = safe == Safe::Masked && m == f32::NEG_INFINITY && !v.is_nan();
+                    *v = if masked { 0.0 } else { math::exp(*v - m) };
+                    *s += f64::from(*v);
+                }
+            },
+        );
+    }
+    // A column of zeros stays one.
+    let masked = |m: f32, s: f64| safe == Safe::Masked && m == f32::NEG_INFINITY && s == 0.0;
+    let scale: Vec<f32> =
+        max.iter().zip(&sum).map(|(&m, &s)| if masked(m, s) { 0.0 } else { (1.0 / s) as f32 }).collect();
+    let always = safe == Safe::Always;
+    let scaled = move |v: f32, s: f32| if always && s.is_nan() { 0.0 } else { v * s };
+    block.chunks_exact_mut(inner).for_each(|row| pairs(row, &scale, scaled));
 }
 
 #[cfg(test)]

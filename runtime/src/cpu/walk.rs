@@ -6,14 +6,14 @@ use super::KernelError;
 ///
 /// Axes that can be visited as one are merged, so equal shapes, scalars and trailing suffixes become one
 /// or two long rows.
-pub(super) struct Walk<const N: usize> {
+pub(crate) struct Walk<const N: usize> {
     dims: Vec<usize>,
     steps: Vec<[isize; N]>,
 }
 
 impl<const N: usize> Walk<N> {
     /// Operands of `shapes` broadcast to `out` by NumPy's rules.
-    pub(super) fn broadcast(out: &[usize], shapes: [&[usize]; N]) -> Result<Walk<N>, KernelError> {
+    pub(crate) fn broadcast(out: &[usize], shapes: [&[usize]; N]) -> Result<Walk<N>, KernelError> {
         let mut steps = vec![[0isize; N]; out.len()];
         for (n, shape) in shapes.iter().enumerate() {
             let misfit = || KernelError::Shape(format!("{shape:?} does not broadcast to {out:?}"));
@@ -32,7 +32,7 @@ impl<const N: usize> Walk<N> {
     }
 
     /// Operands with explicit steps per axis of the result.
-    pub(super) fn strided(out: &[usize], steps: &[[isize; N]]) -> Walk<N> {
+    pub(crate) fn strided(out: &[usize], steps: &[[isize; N]]) -> Walk<N> {
         let (mut dims, mut merged): (Vec<usize>, Vec<[isize; N]>) = (vec![], vec![]);
         for (&d, &s) in out.iter().zip(steps).rev() {
             if d == 1 {
@@ -56,12 +56,12 @@ impl<const N: usize> Walk<N> {
     }
 
     /// Calls `row(start in the result, starts in the operands, length, steps of the operands)` in order.
-    pub(super) fn rows(&self, mut row: impl FnMut(usize, [usize; N], usize, [isize; N])) {
+    pub(crate) fn rows(&self, mut row: impl FnMut(usize, [usize; N], usize, [isize; N])) {
         self.rows_from([0; N], |o, at, n, s| row(o, at.map(|i| i as usize), n, s));
     }
 
     /// As [`Walk::rows`], with operands that start elsewhere than at their first element.
-    pub(super) fn rows_from(&self, mut at: [isize; N], mut row: impl FnMut(usize, [isize; N], usize, [isize; N])) {
+    pub(crate) fn rows_from(&self, mut at: [isize; N], mut row: impl FnMut(usize, [isize; N], usize, [isize; N])) {
         if self.dims.contains(&0) {
             return;
         }
@@ -93,8 +93,41 @@ impl<const N: usize> Walk<N> {
         }
     }
 
+    /// The last two axes, where the operand lies along the last but one: a matrix to be turned.
+    fn turned(&self) -> Option<(usize, usize)> {
+        match (&self.dims[..], &self.steps[..]) {
+            ([.., rows, columns], [.., a, b]) if N == 1 && a[0] == 1 && b[0] > 1 => Some((*rows, *columns)),
+            _ => None,
+        }
+    }
+
     /// Fills `out` with copies of the first operand's elements.
-    pub(super) fn copy<T: Copy>(&self, start: [isize; N], x: &[T], out: &mut [T]) {
+    pub(crate) fn copy<T: Copy>(&self, start: [isize; N], x: &[T], out: &mut [T]) {
+        // Tiles of both matrices stay in the cache, where whole columns would not.
+        const TILE: usize = 16;
+        if let Some((rows, columns)) = self.turned()
+            && rows >= TILE
+            && columns >= TILE
+        {
+            let last = self.dims.len() - 2;
+            let (lead, step) = (&self.dims[..last], self.steps[last + 1][0]);
+            let outer = Walk { dims: [lead, &[1]].concat(), steps: [&self.steps[..last], &[[0; N]]].concat() };
+            outer.rows_from(start, |o, at, _, _| {
+                let out = &mut out[o * rows * columns..][..rows * columns];
+                for r0 in (0..rows).step_by(TILE) {
+                    for c0 in (0..columns).step_by(TILE) {
+                        for r in r0..(r0 + TILE).min(rows) {
+                            let first = at[0] + r as isize;
+                            let line = &mut out[r * columns + c0..][..TILE.min(columns - c0)];
+                            for (c, o) in line.iter_mut().enumerate() {
+                                *o = x[(first + (c0 + c) as isize * step) as usize];
+                            }
+                        }
+                    }
+                }
+            });
+            return;
+        }
         self.rows_from(start, |o, at, n, steps| {
             let dst = &mut out[o..o + n];
             let at = at[0];
@@ -108,7 +141,7 @@ impl<const N: usize> Walk<N> {
 
 impl Walk<2> {
     /// Combines two operands element by element.
-    pub(super) fn zip<A: Copy, B: Copy, O>(&self, a: &[A], b: &[B], out: &mut [O], f: impl Fn(A, B) -> O) {
+    pub(crate) fn zip<A: Copy, B: Copy, O>(&self, a: &[A], b: &[B], out: &mut [O], f: impl Fn(A, B) -> O) {
         self.rows(|o, [ia, ib], n, steps| {
             let dst = &mut out[o..o + n];
             match steps {

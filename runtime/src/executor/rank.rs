@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::steady::Steady;
 use super::{Job, Progress, RunError, StepError, Whole};
 use crate::attr::MeshAxis;
 use crate::comm::{CommError, Communicator};
@@ -17,6 +18,9 @@ use crate::op::Op;
 use crate::plan::{Call, GroupCertificate, Source, Stage, Step, ValueId, tensor_group, transfer_group};
 use crate::standard::{self, Arg, Data};
 use crate::tensor::{Aligned, Tensor, View, ViewMut, byte_len, for_each_piece};
+
+/// Bytes of results that are kept for later repetitions at most.
+const MAX_KEPT: usize = 1 << 30;
 
 /// What a rank hands back.
 pub(super) struct Finished {
@@ -55,6 +59,8 @@ struct Rank<'a> {
     late: BTreeMap<ValueId, Data>,
     /// By step, the results outside of buffers that no later step reads.
     expiring: BTreeMap<usize, Vec<ValueId>>,
+    /// Results that later repetitions read again.
+    kept: BTreeMap<ValueId, Tensor>,
 }
 
 /// Storage of a result while its step runs.
@@ -77,21 +83,40 @@ pub(super) fn run(job: &Job<'_>, rank: usize) -> Result<Finished, RunError> {
         trace: vec![],
     };
     let repeat = job.config.repeat.max(1);
+    // A single pass needs none of it, and would only hold memory.
+    let mut steady = match repeat {
+        1 => Steady::default(),
+        _ => Steady::of(r.stage, job.program.outputs.iter().filter(|o| o.stage == comm.stage).map(|o| o.value)),
+    };
     for repetition in 0..repeat {
         if repetition > 0 {
             comm.restart().map_err(|e| r.error_at(n.saturating_sub(1), KernelError::Comm(e).into()))?;
-            r.restart();
+            r.restart().map_err(|e| r.error_at(0, e))?;
             comm.bindings = r.bindings.clone();
         }
         let start = Instant::now();
         let trace = job.config.trace && repetition == 0 && comm.column == 0;
         for (i, step) in r.stage.steps.iter().enumerate() {
-            let begin = Instant::now();
-            r.step(step, &mut comm).map_err(|e| r.error_at(i, e))?;
-            done.step_time[i] += begin.elapsed();
+            let steady_step = steady.steps.contains(&i);
+            if !steady_step || repetition == 0 {
+                let begin = Instant::now();
+                r.step(step, &mut comm).map_err(|e| r.error_at(i, e))?;
+                done.step_time[i] += begin.elapsed();
+            }
             job.hub.advance();
+            if let Some(alter) = job.config.alter {
+                r.alter(step, alter).map_err(|e| r.error_at(i, e))?;
+            }
             if trace {
                 r.record(step, &mut done.trace).map_err(|e| r.error_at(i, e))?;
+            }
+            if steady_step && repetition == 0 {
+                r.keep(step, &steady).map_err(|e| r.error_at(i, e))?;
+                if r.kept.values().map(|t| t.bytes().len()).sum::<usize>() > MAX_KEPT {
+                    // Nothing is kept then: memory must not follow the weights.
+                    r.kept.clear();
+                    steady = Steady::default();
+                }
             }
             for id in r.expiring.get(&i).into_iter().flatten() {
                 r.late.remove(id);
@@ -153,6 +178,7 @@ impl<'a> Rank<'a> {
             inputs: BTreeMap::new(),
             buffers,
             late: BTreeMap::new(),
+            kept: BTreeMap::new(),
             expiring: expiring(stage, job.program.outputs.iter().filter(|o| o.stage == comm.stage).map(|o| o.value)),
         };
         for (i, v) in stage.values.iter().enumerate() {
@@ -253,11 +279,13 @@ impl<'a> Rank<'a> {
         Ok(())
     }
 
-    /// Forgets what the last repetition has shown.
-    fn restart(&mut self) {
+    /// Forgets what the last repetition has shown, but for the extents of what is kept.
+    fn restart(&mut self) -> Result<(), StepError> {
         self.bindings = self.job.bindings.clone();
         self.shapes = Cow::Borrowed(&self.job.shapes[self.rank / self.job.program.mapping.tp]);
         self.late.clear();
+        let shapes: Vec<(ValueId, Vec<usize>)> = self.kept.iter().map(|(id, t)| (*id, t.shape.clone())).collect();
+        shapes.iter().try_for_each(|(id, shape)| self.bind(*id, shape))
     }
 
     fn bytes_of(&self, id: ValueId) -> Result<usize, StepError> {
@@ -269,6 +297,9 @@ impl<'a> Rank<'a> {
     fn data(&self, id: ValueId) -> Result<Cow<'_, [u8]>, StepError> {
         let storage = self.stage.storage(id);
         let n = self.bytes_of(id)?;
+        if let Some(t) = self.kept.get(&storage) {
+            return Ok(Cow::Borrowed(t.bytes()));
+        }
         let bytes = match &self.stage.value(storage).source {
             Source::Input { .. } => match self.inputs.get(&storage) {
                 Some(Given::Whole(b)) => Cow::Borrowed(*b),
@@ -451,6 +482,39 @@ impl<'a> Rank<'a> {
         }
         let mut env = Env { bindings: &self.bindings, threads: self.job.threads, comm };
         Ok(execute(&step.op, &inputs, &mut outputs, &mut env)?)
+    }
+
+    /// Keeps what other steps read of a steady step, with the extents that it has shown.
+    fn keep(&mut self, step: &Step, steady: &Steady) -> Result<(), StepError> {
+        for id in step.outputs.iter().flatten().filter(|id| steady.values.contains(id)) {
+            let (dtype, shape) = (self.stage.value(*id).ty.dtype, self.shape(*id)?);
+            let t = Tensor::from_bytes(dtype, shape, &self.data(*id)?);
+            self.kept.insert(*id, t.map_err(|e| StepError::Operand(e.to_string()))?);
+        }
+        Ok(())
+    }
+
+    /// Lets the caller change the results of a step.
+    fn alter(&mut self, step: &Step, alter: super::Alter<'_>) -> Result<(), StepError> {
+        let stage = self.stage;
+        for id in step.outputs.iter().flatten() {
+            let value = stage.value(*id);
+            if value.ty.dtype == DType::Opaque {
+                continue;
+            }
+            let (n, shape) = (self.bytes_of(*id)?, self.shape(*id)?.to_vec());
+            let bytes = match &value.source {
+                Source::Buffer(b) => self.buffers[*b].bytes_mut().get_mut(..n),
+                _ => match self.late.get_mut(id) {
+                    Some(Data::Tensor(t)) => Some(Arc::make_mut(t).bytes_mut()),
+                    _ => None,
+                },
+            };
+            if let Some(bytes) = bytes {
+                alter(&value.name, value.ty.dtype, &shape, bytes);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the results of a step under the names of all values that show them.

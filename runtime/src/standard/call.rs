@@ -108,6 +108,12 @@ impl Call {
         if self.domain.is_empty() { self.op.clone() } else { format!("{}::{}", self.domain, self.op) }
     }
 
+    /// Whether equal operands give equal results: it draws no random numbers and has no body that might.
+    pub fn is_function(&self) -> bool {
+        let random = self.op.starts_with("Random") || matches!(&self.op[..], "Bernoulli" | "Multinomial" | "Dropout");
+        !random && !self.attrs.values().any(|v| matches!(v, Value::Graph(_)))
+    }
+
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
         match self.attrs.get(name) {

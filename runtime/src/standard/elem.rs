@@ -6,6 +6,8 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{Data, StandardError, broadcast, broadcast_index, native};
+use crate::cpu::convert::float_blocks;
+use crate::cpu::simd::{BLOCK, map, parts};
 use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::minifloat;
 use crate::tensor::{Tensor, View};
@@ -13,7 +15,7 @@ use crate::tensor::{Tensor, View};
 type Result<T> = std::result::Result<T, StandardError>;
 
 /// A floating-point element.
-pub(super) trait Float: Pod {
+pub(super) trait Float: Pod + Send + Sync {
     /// Its value.
     fn wide(self) -> f64;
     /// The nearest element.
@@ -21,7 +23,7 @@ pub(super) trait Float: Pod {
 }
 
 /// An integer element.
-pub(super) trait Int: Pod {
+pub(super) trait Int: Pod + Send + Sync {
     /// Its value.
     fn wide(self) -> i128;
     /// The element with the same low bits.
@@ -29,18 +31,22 @@ pub(super) trait Int: Pod {
 }
 
 impl Float for f64 {
+    #[inline(always)]
     fn wide(self) -> f64 {
         self
     }
+    #[inline(always)]
     fn narrow(v: f64) -> Self {
         v
     }
 }
 
 impl Float for f32 {
+    #[inline(always)]
     fn wide(self) -> f64 {
         f64::from(self)
     }
+    #[inline(always)]
     fn narrow(v: f64) -> Self {
         v as f32
     }
@@ -234,6 +240,27 @@ pub(super) fn make<T: Pod>(dtype: DType, shape: &[usize], values: impl IntoItera
     Ok(t.into())
 }
 
+/// A tensor of native elements that `f` computes in parts of at most [`BLOCK`] elements, on all threads: it is given the position
+/// of the first one.
+pub(super) fn fill<T: Pod + Send>(dtype: DType, shape: &[usize], f: impl Fn(usize, &mut [T]) + Sync) -> Result<Data> {
+    fill_by(dtype, shape, BLOCK, f)
+}
+
+/// As [`fill`], with parts of `size` elements.
+pub(super) fn fill_by<T: Pod + Send>(
+    dtype: DType,
+    shape: &[usize],
+    size: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) -> Result<Data> {
+    super::count(dtype, shape)?;
+    let mut t = Tensor::zeros(dtype, shape)?;
+    let out = bytemuck::try_cast_slice_mut::<u8, T>(t.bytes_mut())
+        .map_err(|e| StandardError::new(format!("a result is not aligned: {e}")))?;
+    parts(out, size, rayon::current_num_threads(), f);
+    Ok(t.into())
+}
+
 /// A tensor of booleans.
 pub(super) fn bools(shape: &[usize], values: impl IntoIterator<Item = bool>) -> Result<Data> {
     make(DType::Bool, shape, values.into_iter().map(u8::from))
@@ -251,12 +278,43 @@ pub(super) fn spread<'a, T: Pod>(x: Cow<'a, [T]>, from: &[usize], to: &[usize]) 
 }
 
 /// A function of each floating-point element.
-pub(super) fn map_float(x: &View<'_>, f: impl Fn(f64) -> f64) -> Result<Data> {
-    by_float!(
-        x.dtype,
-        T => make(x.dtype, x.shape, native::<T>(x).iter().map(|v| T::narrow(f(v.wide())))),
-        _ => Err(wrong_type(x.dtype))
-    )
+pub(super) fn map_float(x: &View<'_>, f: impl Fn(f64) -> f64 + Sync) -> Result<Data> {
+    if x.dtype == DType::F32 {
+        let v = native::<f32>(x);
+        return fill(x.dtype, x.shape, |at, out: &mut [f32]| map(&v[at..], out, |v: f32| f(f64::from(v)) as f32));
+    }
+    map_other(x, &f)
+}
+
+/// As [`map_float`], for the types that are rarer: without a form of its own for each function.
+fn map_other(x: &View<'_>, f: &(dyn Fn(f64) -> f64 + Sync)) -> Result<Data> {
+    by_float!(x.dtype, T => {
+        let v = native::<T>(x);
+        fill(x.dtype, x.shape, |at, out: &mut [T]| {
+            out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o = T::narrow(f(v.wide())));
+        })
+    }, _ => Err(wrong_type(x.dtype)))
+}
+
+/// A function of blocks of f32, f16 or bf16 in f32; another one of f64.
+pub(super) fn map_blocks(
+    x: &View<'_>,
+    f: impl Fn(&mut [f32]) + Sync,
+    wide: impl Fn(f64) -> f64 + Sync,
+) -> Result<Data> {
+    if x.dtype == DType::F64 || !x.dtype.is_float() {
+        return map_float(x, wide);
+    }
+    map_rows(x, 1, f)
+}
+
+/// A function of blocks of rows of `width` elements of f32, f16 or bf16, in f32.
+pub(super) fn map_rows(x: &View<'_>, width: usize, f: impl Fn(&mut [f32]) + Sync) -> Result<Data> {
+    super::count(x.dtype, x.shape)?;
+    let mut t = Tensor::zeros(x.dtype, x.shape)?;
+    float_blocks(x, &mut t.view_mut(), width, rayon::current_num_threads(), f)
+        .map_err(|e| StandardError::new(e.to_string()))?;
+    Ok(t.into())
 }
 
 /// A function of each integer element.

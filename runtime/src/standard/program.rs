@@ -1,6 +1,7 @@
 //! Executes the bodies of control flow: calls one after the other, each value freed after its last use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use super::kind::{self, Kind, Known};
 use super::{Arg, Data, Program, ProgramNode, StandardError};
@@ -20,12 +21,16 @@ pub(super) struct Prepared<'p> {
     constants: Vec<(Slot, Data)>,
     nodes: Vec<Node<'p>>,
     outputs: Vec<Slot>,
+    /// Results of the nodes that give the same in every round.
+    same: OnceLock<Vec<(Slot, Data)>>,
 }
 
 struct Node<'p> {
     node: &'p ProgramNode,
     inputs: Vec<Slot>,
     outputs: Vec<Slot>,
+    /// Whether it reads constants and captured values alone, directly or through others that do.
+    same: bool,
     /// Values that are not read any more.
     free: Vec<Slot>,
 }
@@ -68,10 +73,15 @@ impl<'p> Prepared<'p> {
             slots.get(name).copied().ok_or_else(missing)
         };
         let mut nodes = vec![];
+        let mut same: BTreeSet<Slot> = captures.iter().chain(constants.iter().map(|(s, _)| s)).copied().collect();
         for node in &p.nodes {
             let inputs = node.inputs.iter().map(|n| find(n, &slots)).collect::<Result<Vec<_>>>()?;
             let outputs = node.outputs.iter().map(|n| define(n, &mut slots)).collect::<Result<Vec<_>>>()?;
-            nodes.push(Node { node, inputs, outputs, free: vec![] });
+            let keeps = node.call.is_function() && inputs.iter().all(|s| same.contains(s));
+            if keeps {
+                same.extend(&outputs);
+            }
+            nodes.push(Node { node, inputs, outputs, same: keeps, free: vec![] });
         }
         let outputs = p.outputs.iter().map(|n| find(n, &slots)).collect::<Result<Vec<_>>>()?;
         let mut last: Vec<Option<usize>> = vec![None; slots.len()];
@@ -85,7 +95,7 @@ impl<'p> Prepared<'p> {
         for (s, i) in last.iter().enumerate().filter_map(|(s, i)| Some((s, (*i)?))) {
             nodes[i].free.push(s);
         }
-        Ok(Prepared { slots: slots.len(), inputs, captures, constants, nodes, outputs })
+        Ok(Prepared { slots: slots.len(), inputs, captures, constants, nodes, outputs, same: OnceLock::new() })
     }
 
     /// Number of formal operands.
@@ -93,7 +103,7 @@ impl<'p> Prepared<'p> {
         self.inputs.len()
     }
 
-    /// Executes the body.
+    /// Executes the body. All rounds capture the same values.
     pub(super) fn run(&self, inputs: Vec<Data>, captured: &[Arg<'_>]) -> Result<Vec<Data>> {
         if inputs.len() != self.inputs.len() || captured.len() != self.captures.len() {
             return Err(StandardError::new(format!(
@@ -108,15 +118,26 @@ impl<'p> Prepared<'p> {
         self.inputs.iter().zip(inputs).for_each(|(&s, d)| values[s] = Value::Own(d));
         self.captures.iter().zip(captured).for_each(|(&s, a)| values[s] = Value::Lent(*a));
         self.constants.iter().for_each(|(s, d)| values[*s] = Value::Lent(d.arg()));
-        for n in &self.nodes {
+        let known = self.same.get();
+        known.into_iter().flatten().for_each(|(s, d)| values[*s] = Value::Own(d.clone()));
+        let mut found = vec![];
+        for n in self.nodes.iter().filter(|n| known.is_none() || !n.same) {
             let error =
                 |e: StandardError| StandardError::new(format!("in a body, the {}: {}", n.node.describe(), e.message));
             let results = n.compute(&values).map_err(error)?;
             if results.len() != n.outputs.len() {
                 return Err(error(StandardError::new(format!("it makes {} results", results.len()))));
             }
-            n.outputs.iter().zip(results).for_each(|(&s, d)| values[s] = Value::Own(d));
+            for (&s, d) in n.outputs.iter().zip(results) {
+                if n.same && known.is_none() {
+                    found.push((s, d.clone()));
+                }
+                values[s] = Value::Own(d);
+            }
             n.free.iter().for_each(|&s| values[s] = Value::None);
+        }
+        if known.is_none() {
+            let _ = self.same.set(found);
         }
         let result = |&s: &Slot| match &values[s] {
             Value::Own(d) => Ok(d.clone()),

@@ -9,6 +9,8 @@ mod tests;
 mod types;
 mod unary;
 
+pub(super) use quant::EXACT_DEPTH;
+
 use super::elem::dtype_of_code;
 use super::{Call, Entry, StandardError, infer, row};
 use crate::dtype::DType;

@@ -1,10 +1,16 @@
 //! Quantisation, and products of quantised matrices.
 
-use super::super::elem::{dtype_of_code, is_int, make, range, round_to, same_type};
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use super::super::elem::{dtype_of_code, fill, fill_by, is_int, make, range, round_to, same_type};
 use super::super::{
     Args, Call, Data, StandardError, axis, broadcast, broadcast_index, count, floats, from_floats, from_ints, integers,
     native,
 };
+use crate::cpu::convert::{floats as narrow_floats, round_through};
+use crate::cpu::integer::{self, Element, Left, Zero, product};
+use crate::cpu::simd::{self, BLOCK, map, vectorised};
 use crate::dtype::DType;
 use crate::minifloat;
 use crate::tensor::View;
@@ -65,6 +71,71 @@ impl Scales {
             }
         }
     }
+
+    /// Elements in a run whose scales are all one, or lie one after the other.
+    fn run(&self) -> usize {
+        match *self {
+            Scales::One => BLOCK,
+            Scales::Axis { inner: 1, len } => len,
+            Scales::Blocks { inner: 1, len, block, .. } if len % block != 0 => 1,
+            Scales::Blocks { inner: 1, block, .. } => block,
+            Scales::Axis { inner, .. } | Scales::Blocks { inner, .. } => inner,
+        }
+    }
+
+    /// Whether each element of a run has a scale of its own.
+    fn varies(&self) -> bool {
+        match *self {
+            Scales::One => false,
+            Scales::Axis { inner, .. } => inner == 1,
+            Scales::Blocks { inner, .. } => inner > 1,
+        }
+    }
+
+    /// Calls `f(run of x, its scale or scales, the same of the zero points, run of the result)` for all runs of a result.
+    fn runs<T: Pod + Send, X: Sync>(
+        &self,
+        (dtype, shape): (DType, &[usize]),
+        x: &[X],
+        (scale, zero): (&[f32], &[f32]),
+        f: impl Fn(&[X], &[f32], &[f32], &mut [T]) + Sync,
+    ) -> Result<Data> {
+        let run = self.run().max(1);
+        let size = run * (BLOCK / run).max(1);
+        fill_by(dtype, shape, size, |start, out: &mut [T]| {
+            for (i, part) in out.chunks_mut(run).enumerate() {
+                let at = start + i * run;
+                let first = self.of(at);
+                let which = first..if self.varies() { first + part.len() } else { first + 1 };
+                f(&x[at..at + part.len()], &scale[which.clone()], &zero[which], part);
+            }
+        })
+    }
+}
+
+/// Evaluates an expression with `$t` as the native type of an integer type of 8 or 16 bits.
+macro_rules! by_short {
+    ($d:expr, $t:ident => $body:expr) => {
+        match $d {
+            DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            DType::I16 => {
+                type $t = i16;
+                $body
+            }
+            DType::U16 => {
+                type $t = u16;
+                $body
+            }
+            d => Err(super::super::elem::wrong_type(d)),
+        }
+    };
 }
 
 /// Zero points; they have the shape of the scales.
@@ -92,6 +163,10 @@ pub(super) fn quantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Da
     let scales = Scales::new(c, x.shape, scale.shape)?;
     let zero = zero_points(args, &scale)?;
     let step: Vec<f64> = floats(&scale).into_iter().map(|s| round_to(precision, s)).collect();
+    let narrow = |d: DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+    if narrow(x.dtype) && narrow(precision) && is_int(to) && to.size() < 4 {
+        return quantize_blocks(&x, to, precision, &scales, &step, zero.as_deref());
+    }
     let of = |i: usize| zero.as_ref().map_or(0.0, |z| z[i]);
     let quotient = |v: f64, s: usize| round_to(precision, round_to(precision, v) / step[s]);
     let values = floats(&x);
@@ -105,6 +180,55 @@ pub(super) fn quantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Da
     }?)])
 }
 
+/// Quantisation to integers of at most 16 bits in f32, where all of its steps are exact or rounded as in the precision: a
+/// quotient of two f16 or bf16 that is rounded twice is the one that is rounded once.
+fn quantize_blocks(
+    x: &View<'_>,
+    to: DType,
+    precision: DType,
+    scales: &Scales,
+    step: &[f64],
+    zero: Option<&[f64]>,
+) -> Result<Vec<Option<Data>>> {
+    let failed = |e: crate::cpu::KernelError| StandardError::new(e.to_string());
+    let mut values = narrow_floats(x).map_err(failed)?;
+    if precision != DType::F32 && precision != x.dtype {
+        round_through(precision, values.to_mut()).map_err(failed)?;
+    }
+    let step: Vec<f32> = step.iter().map(|&s| s as f32).collect();
+    let zero: Vec<f32> = zero.map_or(vec![0.0; step.len()], |z| z.iter().map(|&z| z as f32).collect());
+    let (low, high) = range(to);
+    let (low, high) = (low as f32, high as f32);
+    by_short!(to, T => {
+        let one = move |q: f32, z: f32| {
+            let v = q.round_ties_even() + z;
+            let v = if v < low { low } else { v };
+            let v = if v > high { high } else { v };
+            // NaN becomes 0.
+            v as i32 as T
+        };
+        let through = |q: f32| match precision {
+            DType::F16 => f16::from_f32(q).to_f32(),
+            DType::BF16 => bf16::from_f32(q).to_f32(),
+            _ => q,
+        };
+        scales.runs((to, x.shape), &values, (&step, &zero), |x, step, zero, out: &mut [T]| match (step, zero) {
+            (&[s], &[z]) if precision == DType::F32 => map(x, out, |v| one(v / s, z)),
+            (&[s], &[z]) => map(x, out, |v| one(through(v / s), z)),
+            _ => vectorised(
+                #[inline(always)]
+                || {
+                    for (i, o) in out.iter_mut().enumerate() {
+                        let q = x[i] / step[i];
+                        *o = one(if precision == DType::F32 { q } else { through(q) }, zero[i]);
+                    }
+                },
+            ),
+        })
+    })
+    .map(|d| vec![Some(d)])
+}
+
 pub(super) fn dequantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (x, scale) = (args.tensor(0)?, args.tensor(1)?);
     let to = match c.int("output_dtype").filter(|&p| p != 0) {
@@ -116,6 +240,48 @@ pub(super) fn dequantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<
     }
     let scales = Scales::new(c, x.shape, scale.shape)?;
     let zero = zero_points(args, &scale)?;
+    // The product of an integer of 16 bits and an f32 is rounded once in f32.
+    if to == DType::F32 && scale.dtype == DType::F32 {
+        let step = native::<f32>(&scale);
+        let zeros: Vec<f32> = zero.as_ref().map_or(vec![0.0; step.len()], |z| z.iter().map(|&z| z as f32).collect());
+        let result = (DType::F32, x.shape);
+        macro_rules! exact {
+            ($t:ty) => {
+                scales.runs(result, &native::<$t>(&x), (&step, &zeros), |x, step, zero, out: &mut [f32]| {
+                    match (step, zero) {
+                        (&[s], &[z]) => map(x, out, |v: $t| (f32::from(v) - z) * s),
+                        _ => vectorised(
+                            #[inline(always)]
+                            || {
+                                for (i, o) in out.iter_mut().enumerate() {
+                                    *o = (f32::from(x[i]) - zero[i]) * step[i];
+                                }
+                            },
+                        ),
+                    }
+                })
+            };
+        }
+        let done = match x.dtype {
+            // Integers of fewer bits have a byte each.
+            DType::U8 | DType::U4 | DType::U2 => Some(exact!(u8)),
+            DType::I8 | DType::I4 | DType::I2 => Some(exact!(i8)),
+            DType::U16 => Some(exact!(u16)),
+            DType::I16 => Some(exact!(i16)),
+            DType::I32 if zero.as_ref().is_none_or(|z| z.iter().all(|z| *z == 0.0)) => {
+                let one = |v: i32, s: f32| (f64::from(v) * f64::from(s)) as f32;
+                let v = native::<i32>(&x);
+                Some(scales.runs(result, &v, (&step, &zeros), |x, step, _, out: &mut [f32]| match step {
+                    &[s] => map(x, out, |v| one(v, s)),
+                    _ => out.iter_mut().enumerate().for_each(|(i, o)| *o = one(x[i], step[i])),
+                }))
+            }
+            _ => None,
+        };
+        if let Some(d) = done {
+            return Ok(vec![Some(d?)]);
+        }
+    }
     let step = floats(&scale);
     let value = |(i, v): (usize, f64)| {
         let s = scales.of(i);
@@ -131,13 +297,13 @@ pub(super) fn dynamic_quantize_linear(_: &Call, args: &Args<'_>) -> Result<Vec<O
         return Err(super::super::elem::wrong_type(x.dtype));
     }
     let values = native::<f32>(&x);
-    let high = values.iter().fold(0f32, |m, &v| m.max(v));
-    let low = values.iter().fold(0f32, |m, &v| m.min(v));
+    let high = simd::fold(&values, 0f32, |m: f32, v| if v > m { v } else { m }, |a, b| if b > a { b } else { a });
+    let low = simd::fold(&values, 0f32, |m: f32, v| if v < m { v } else { m }, |a, b| if b < a { b } else { a });
     let scale = if high == low { 1.0 } else { high - low } / 255.0;
     let zero = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even();
-    let y = values.iter().map(|v| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8);
+    let y = |v: f32| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8;
     Ok(vec![
-        Some(make(DType::U8, x.shape, y)?),
+        Some(fill(DType::U8, x.shape, |at, out: &mut [u8]| map(&values[at..], out, y))?),
         Some(make(DType::F32, &[], [scale])?),
         Some(make(DType::U8, &[], [zero as u8])?),
     ])
@@ -236,32 +402,126 @@ fn centred(x: &View<'_>, zero: Option<View<'_>>, matrix: &[usize], rows: bool) -
     Ok(values.into_iter().zip(zero).map(|(v, z)| v as i32 - z as i32).collect())
 }
 
+/// Values of an operand of a product: one for all, or a vector by row of the left, by column of the right matrix. `None` for the
+/// other forms.
+fn by_line(v: Option<&View<'_>>, lines: usize) -> Option<Vec<f64>> {
+    match v {
+        None => Some(vec![0.0]),
+        Some(v) if v.len() == 1 || v.shape == [lines] => Some(floats(v)),
+        Some(_) => None,
+    }
+}
+
+/// The products of all pairs of matrices of 8-bit integers without their zero points.
+fn integer_products(p: &Product, a: &View<'_>, b: &View<'_>, zero: (&[f64], &[f64])) -> Result<Vec<integer::Product>> {
+    let rank = p.full.len();
+    let (m, n, k) = (p.full[rank - 2], p.full[rank - 1], p.a[p.a.len() - 1]);
+    let batch = &p.full[..rank - 2];
+    let stack_a = broadcast_index(&p.a[..p.a.len() - 2], batch)?;
+    let stack_b = broadcast_index(&p.b[..p.b.len() - 2], batch)?;
+    let whole = |z: &[f64]| z.iter().map(|&z| z as i16).collect::<Vec<_>>();
+    let (za, zb) = (whole(zero.0), whole(zero.1));
+    fn zeros(z: &[i16]) -> Zero<'_> {
+        if let [z] = *z { Zero::One(z) } else { Zero::Each(z) }
+    }
+    fn right<T: Element + Pod>(l: &Left, b: &[u8], n: usize, zero: Zero<'_>) -> integer::Product {
+        product::<T>(l, bytemuck::cast_slice(b), n, zero, rayon::current_num_threads())
+    }
+    let one = |(&i, &j): (&usize, &usize)| {
+        let (x, y) = (&a.bytes[i * m * k..(i + 1) * m * k], &b.bytes[j * k * n..(j + 1) * k * n]);
+        let left = match a.dtype {
+            DType::I8 => Left::new::<i8>(bytemuck::cast_slice(x), m, k, zeros(&za)),
+            _ => Left::new(x, m, k, zeros(&za)),
+        };
+        match b.dtype {
+            DType::I8 => right::<i8>(&left, y, n, zeros(&zb)),
+            _ => right::<u8>(&left, y, n, zeros(&zb)),
+        }
+    };
+    Ok(stack_a.iter().zip(&stack_b).map(one).collect())
+}
+
+fn bytes(x: &View<'_>) -> bool {
+    matches!(x.dtype, DType::I8 | DType::U8)
+}
+
 /// Sums wrap in 32 bits.
 pub(super) fn matmul_integer(_: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (a, b) = (args.tensor(0)?, args.tensor(1)?);
     let p = Product::new(a.shape, b.shape)?;
-    let left = centred(&a, args.optional(2)?, &p.a, true)?;
-    let right = centred(&b, args.optional(3)?, &p.b, false)?;
+    let (za, zb) = (args.optional(2)?, args.optional(3)?);
+    za.as_ref().map_or(Ok(()), |z| same_type(&a, z))?;
+    zb.as_ref().map_or(Ok(()), |z| same_type(&b, z))?;
+    let (m, n) = (p.full[p.full.len() - 2], p.full[p.full.len() - 1]);
+    if let (true, true, Some(za), Some(zb)) = (bytes(&a), bytes(&b), by_line(za.as_ref(), m), by_line(zb.as_ref(), n)) {
+        let products = integer_products(&p, &a, &b, (&za, &zb))?;
+        let write = |at: usize, row: &mut [i32]| {
+            let r = at / n;
+            products[r / m].row(r % m).for_each(|(c, v)| row[c..c + v.len()].copy_from_slice(v));
+        };
+        return Ok(vec![Some(fill_by(DType::I32, &p.shape, n, write)?)]);
+    }
+    let left = centred(&a, za, &p.a, true)?;
+    let right = centred(&b, zb, &p.b, false)?;
     let y = p.run(&left, &right, 0i32, |s, a, b| s.wrapping_add(a.wrapping_mul(b)))?;
     Ok(vec![Some(make(DType::I32, &p.shape, y)?)])
 }
 
+/// The inner extent up to which sums of products of 9-bit numbers fit 32 bits.
+pub(in crate::standard) const EXACT_DEPTH: usize = (i32::MAX / (255 * 255)) as usize;
+
 pub(super) fn qlinear_matmul(_: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (a, b, to) = (args.tensor(0)?, args.tensor(3)?, args.tensor(7)?.dtype);
     let p = Product::new(a.shape, b.shape)?;
-    let real = |x: &View<'_>, scale: usize, zero: usize, matrix: &[usize], rows: bool| -> Result<Vec<f64>> {
-        let (s, z) = (args.tensor(scale)?, args.tensor(zero)?);
-        same_type(x, &z)?;
-        let s = per_element(&floats(&s), s.shape, matrix, rows)?;
-        let z = per_element(&floats(&z), z.shape, matrix, rows)?;
-        Ok(floats(x).into_iter().zip(s.into_iter().zip(z)).map(|(v, (s, z))| (v - z) * s).collect())
-    };
-    let left = real(&a, 1, 2, &p.a, true)?;
-    let right = real(&b, 4, 5, &p.b, false)?;
-    let y = p.run(&left, &right, 0.0, |s, a, b| s + a * b)?;
     let (Some(scale), Some(zero)) = (args.scalar(6)?, args.scalar(7)?) else {
         return Err(StandardError::new("the result's scale or zero point is missing"));
     };
+    let (sa, za, sb, zb) = (args.tensor(1)?, args.tensor(2)?, args.tensor(4)?, args.tensor(5)?);
+    same_type(&a, &za)?;
+    same_type(&b, &zb)?;
+    let (m, n, k) = (p.full[p.full.len() - 2], p.full[p.full.len() - 1], p.a[p.a.len() - 1]);
+    let lines = (by_line(Some(&sa), m), by_line(Some(&za), m), by_line(Some(&sb), n), by_line(Some(&zb), n));
+    if let (Some(sa), Some(za), Some(sb), Some(zb)) = lines
+        && bytes(&a)
+        && bytes(&b)
+        && k <= EXACT_DEPTH
+        && is_int(to)
+        && to.size() == 1
+    {
+        let products = integer_products(&p, &a, &b, (&za, &zb))?;
+        let (low, high) = range(to);
+        let (low, high) = (low as f64, high as f64);
+        let y = by_short!(to, T => fill_by(to, &p.shape, n, |at, row: &mut [T]| {
+            let r = at / n;
+            let of_row = sa[if sa.len() == 1 { 0 } else { r % m }];
+            for (c, sums) in products[r / m].row(r % m) {
+                let out = &mut row[c..c + sums.len()];
+                let one = |v: i32, s: f64| {
+                    (f64::from(v) * (of_row * s) / scale + zero).round_ties_even().clamp(low, high) as i32 as T
+                };
+                match sb[..] {
+                    [s] => map(sums, out, |v| one(v, s)),
+                    _ => vectorised(
+                        #[inline(always)]
+                        || {
+                            for (i, o) in out.iter_mut().enumerate() {
+                                *o = one(sums[i], sb[c + i]);
+                            }
+                        },
+                    ),
+                }
+            }
+        }))?;
+        return Ok(vec![Some(y)]);
+    }
+    let real = |x: &View<'_>, s: &View<'_>, z: &View<'_>, matrix: &[usize], rows: bool| -> Result<Vec<f64>> {
+        let s = per_element(&floats(s), s.shape, matrix, rows)?;
+        let z = per_element(&floats(z), z.shape, matrix, rows)?;
+        Ok(floats(x).into_iter().zip(s.into_iter().zip(z)).map(|(v, (s, z))| (v - z) * s).collect())
+    };
+    let left = real(&a, &sa, &za, &p.a, true)?;
+    let right = real(&b, &sb, &zb, &p.b, false)?;
+    let y = p.run(&left, &right, 0.0, |s, a, b| s + a * b)?;
     Ok(vec![Some(if to.is_minifloat() {
         make(to, &p.shape, y.into_iter().map(|v| minifloat::encode(to, v / scale + zero, true)))
     } else {

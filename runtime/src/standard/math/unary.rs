@@ -2,14 +2,38 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-use super::super::elem::{bools, is_int, map_float, map_int, wrong_type};
+use super::super::elem::{bools, is_int, map_blocks, map_float, map_int, wrong_type};
 use super::super::{Args, Call, Data, StandardError, floats};
+use crate::cpu::math;
+use crate::cpu::simd::each;
 use crate::dtype::DType;
 
 type Result<T> = std::result::Result<T, StandardError>;
 
 fn one(d: Result<Data>) -> Result<Vec<Option<Data>>> {
     Ok(vec![Some(d?)])
+}
+
+/// Kernels of functions that have a form in f32 which the compiler vectorises.
+macro_rules! block_functions {
+    ($($name:ident = $narrow:expr, $wide:expr;)*) => {$(
+        pub(super) fn $name(_: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
+            one(map_blocks(&x.tensor(0)?, |v| each(v, $narrow), $wide))
+        }
+    )*};
+}
+
+block_functions! {
+    sqrt = f32::sqrt, f64::sqrt;
+    reciprocal = |x| 1.0 / x, |x| 1.0 / x;
+    exp = math::exp, f64::exp;
+    log = math::ln, f64::ln;
+    sigmoid = math::sigmoid, sigmoid_of;
+    tanh = math::tanh, f64::tanh;
+    erf = math::erf, libm::erf;
+    floor = f32::floor, f64::floor;
+    ceil = f32::ceil, f64::ceil;
+    round = f32::round_ties_even, f64::round_ties_even;
 }
 
 /// Kernels of functions of floating-point elements without attributes.
@@ -22,13 +46,6 @@ macro_rules! float_functions {
 }
 
 float_functions! {
-    sqrt = f64::sqrt;
-    reciprocal = |x| 1.0 / x;
-    exp = f64::exp;
-    log = f64::ln;
-    sigmoid = sigmoid_of;
-    tanh = f64::tanh;
-    erf = libm::erf;
     cos = f64::cos;
     sin = f64::sin;
     tan = f64::tan;
@@ -40,9 +57,6 @@ float_functions! {
     acosh = f64::acosh;
     asinh = f64::asinh;
     atanh = f64::atanh;
-    floor = f64::floor;
-    ceil = f64::ceil;
-    round = f64::round_ties_even;
     hard_swish = |x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0);
     mish = |x| x * softplus_of(x).tanh();
     softplus = softplus_of;
@@ -148,8 +162,12 @@ pub(super) fn swish(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
 pub(super) fn gelu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
     one(match c.text("approximate").unwrap_or("none") {
-        "none" => map_float(&x, |x| 0.5 * x * (1.0 + libm::erf(x * FRAC_1_SQRT_2))),
-        "tanh" => map_float(&x, |x| 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())),
+        "none" => map_blocks(&x, |v| each(v, math::gelu_erf), |x| 0.5 * x * (1.0 + libm::erf(x * FRAC_1_SQRT_2))),
+        "tanh" => map_blocks(
+            &x,
+            |v| each(v, math::gelu_tanh),
+            |x| 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+        ),
         other => Err(StandardError::new(format!("there is no approximation `{other}`; use `none` or `tanh`"))),
     })
 }

@@ -2,8 +2,10 @@
 
 use super::super::elem::{Lanes, is_int, make, range, wrong_type};
 use super::super::{
-    Args, Call, Data, StandardError, axis, broadcast_index, count, floats, from_floats, from_ints, integers,
+    Args, Call, Data, StandardError, axis, count, floats, from_floats, from_ints, integers, native, strides,
 };
+use crate::cpu::reduce::accumulate;
+use crate::cpu::walk::Walk;
 use crate::dtype::DType;
 use crate::tensor::View;
 
@@ -22,14 +24,14 @@ pub(super) fn axes(c: &Call, operand: Option<Vec<i64>>, rank: usize) -> Result<V
     Ok(out)
 }
 
-/// What a reduction needs: for each element, the index of its sum.
+/// What a reduction needs: where the sum of each element is.
 struct Groups {
     /// Shape of the result.
     shape: Vec<usize>,
     /// Number of sums.
     n: usize,
-    /// By element.
-    of: Vec<usize>,
+    /// From the elements to their sums.
+    walk: Walk<1>,
     /// Number of elements of each sum.
     each: usize,
 }
@@ -43,15 +45,35 @@ impl Groups {
             true => kept.clone(),
             false => x.shape.iter().zip(&cut).filter(|(_, c)| !**c).map(|(d, _)| *d).collect(),
         };
-        Ok(Groups { n: count(DType::U8, &kept)?, of: broadcast_index(&kept, x.shape)?, shape, each })
+        let steps: Vec<[isize; 1]> =
+            strides(&kept).into_iter().zip(&cut).map(|(s, &c)| [if c { 0 } else { s as isize }]).collect();
+        Ok(Groups { n: count(DType::U8, &kept)?, walk: Walk::strided(x.shape, &steps), shape, each })
     }
 
-    fn fold<T: Copy>(&self, values: impl IntoIterator<Item = T>, start: T, f: impl Fn(T, T) -> T) -> Vec<T> {
+    fn fold<T: Copy, A: Copy>(
+        &self,
+        values: &[T],
+        start: A,
+        f: impl Fn(A, T) -> A,
+        join: impl Fn(A, A) -> A,
+    ) -> Vec<A> {
         let mut out = vec![start; self.n];
-        for (v, &o) in values.into_iter().zip(&self.of) {
-            out[o] = f(out[o], v);
-        }
+        accumulate(&self.walk, values, &mut out, start, f, join);
         out
+    }
+
+    /// A reduction of floating-point numbers in f64.
+    fn floats(
+        &self,
+        x: &View<'_>,
+        start: f64,
+        f: impl Fn(f64, f64) -> f64,
+        join: impl Fn(f64, f64) -> f64,
+    ) -> Vec<f64> {
+        match x.dtype {
+            DType::F32 => self.fold(&native::<f32>(x), start, |a, v: f32| f(a, f64::from(v)), join),
+            _ => self.fold(&floats(x), start, f, join),
+        }
     }
 }
 
@@ -67,23 +89,23 @@ fn real(
         return Err(wrong_type(x.dtype));
     }
     let g = Groups::new(c, args, &x)?;
-    let sums = g.fold(floats(&x).into_iter().map(each), 0.0, |a, b| a + b);
+    let sums = g.floats(&x, 0.0, |a, b| a + each(b), |a, b| a + b);
     let n = g.each as f64;
     Ok(vec![Some(from_floats(x.dtype, &g.shape, sums.into_iter().map(|s| finish(s, n)))?)])
 }
 
-/// A reduction that is exact on integers, which wrap.
+/// A reduction that is exact on integers, which wrap: its start, what an element adds, and how partial results join.
 fn number(
     c: &Call,
     args: &Args<'_>,
-    float: (f64, impl Fn(f64, f64) -> f64),
-    int: (i128, impl Fn(i128, i128) -> i128),
+    float: (f64, impl Fn(f64, f64) -> f64, impl Fn(f64, f64) -> f64),
+    int: (i128, impl Fn(i128, i128) -> i128, impl Fn(i128, i128) -> i128),
 ) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
     let g = Groups::new(c, args, &x)?;
     Ok(vec![Some(match x.dtype {
-        d if d.is_float() => from_floats(d, &g.shape, g.fold(floats(&x), float.0, float.1))?,
-        d if is_int(d) || d == DType::Bool => from_ints(d, &g.shape, g.fold(integers(&x), int.0, int.1))?,
+        d if d.is_float() => from_floats(d, &g.shape, g.floats(&x, float.0, float.1, float.2))?,
+        d if is_int(d) || d == DType::Bool => from_ints(d, &g.shape, g.fold(&integers(&x), int.0, int.1, int.2))?,
         d => return Err(wrong_type(d)),
     })])
 }
@@ -94,24 +116,26 @@ fn no_bool(args: &Args<'_>) -> Result<()> {
 
 pub(super) fn sum(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     no_bool(x)?;
-    number(c, x, (0.0, |a, b| a + b), (0, |a, b| a.wrapping_add(b)))
+    number(c, x, (0.0, |a, b| a + b, |a, b| a + b), (0, i128::wrapping_add, i128::wrapping_add))
 }
 
 pub(super) fn prod(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     no_bool(x)?;
-    number(c, x, (1.0, |a, b| a * b), (1, |a, b| a.wrapping_mul(b)))
+    number(c, x, (1.0, |a, b| a * b, |a, b| a * b), (1, i128::wrapping_mul, i128::wrapping_mul))
 }
 
 /// The largest number, NaN if there is one; the least of the type where there is none at all.
 pub(super) fn max(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (low, _) = range(x.tensor(0)?.dtype);
-    number(c, x, (f64::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a }), (low, i128::max))
+    let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+    number(c, x, (f64::NEG_INFINITY, larger, larger), (low, i128::max, i128::max))
 }
 
 /// The smallest number, NaN if there is one; the greatest of the type where there is none at all.
 pub(super) fn min(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (_, high) = range(x.tensor(0)?.dtype);
-    number(c, x, (f64::INFINITY, |a, b| if b < a || b.is_nan() { b } else { a }), (high, i128::min))
+    let smaller = |a: f64, b: f64| if b < a || b.is_nan() { b } else { a };
+    number(c, x, (f64::INFINITY, smaller, smaller), (high, i128::min, i128::min))
 }
 
 /// Means of integers are truncated; of no number at all, there is none.
@@ -121,7 +145,7 @@ pub(super) fn mean(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
         return real(c, args, |v| v, |s, n| s / n);
     }
     let g = Groups::new(c, args, &x)?;
-    let sums = g.fold(integers(&x), 0, |a, b| a + b);
+    let sums = g.fold(&integers(&x), 0i128, |a, b| a + b, |a, b| a + b);
     if g.each == 0 && g.n > 0 {
         return Err(StandardError::new("the mean of no integers does not exist"));
     }
@@ -130,12 +154,17 @@ pub(super) fn mean(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
 
 pub(super) fn l1(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     no_bool(x)?;
-    number(c, x, (0.0, |a, b| a + b.abs()), (0, |a, b| a.wrapping_add(b.abs())))
+    number(c, x, (0.0, |a, b| a + b.abs(), |a, b| a + b), (0, |a, b| a.wrapping_add(b.abs()), i128::wrapping_add))
 }
 
 pub(super) fn sum_square(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     no_bool(x)?;
-    number(c, x, (0.0, |a, b| a + b * b), (0, |a, b| a.wrapping_add(b.wrapping_mul(b))))
+    number(
+        c,
+        x,
+        (0.0, |a, b| a + b * b, |a, b| a + b),
+        (0, |a, b| a.wrapping_add(b.wrapping_mul(b)), i128::wrapping_add),
+    )
 }
 
 pub(super) fn l2(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
@@ -153,13 +182,17 @@ pub(super) fn log_sum_exp(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>
         return Err(wrong_type(x.dtype));
     }
     let g = Groups::new(c, args, &x)?;
+    let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
     let values = floats(&x);
-    let top = g.fold(values.iter().copied(), f64::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a });
+    let top = g.fold(&values, f64::NEG_INFINITY, larger, larger);
     let mut sums = vec![0.0; g.n];
-    for (v, &o) in values.iter().zip(&g.of) {
-        // Infinities are their own difference.
-        sums[o] += if *v == top[o] { 1.0 } else { (v - top[o]).exp() };
-    }
+    g.walk.rows(|start, [at], n, [step]| {
+        for (i, v) in values[start..start + n].iter().enumerate() {
+            let o = at + i * step as usize;
+            // Infinities are their own difference.
+            sums[o] += if *v == top[o] { 1.0 } else { (v - top[o]).exp() };
+        }
+    });
     let y = sums.into_iter().zip(top).map(|(s, t)| if t == f64::NEG_INFINITY { t } else { s.ln() + t });
     Ok(vec![Some(from_floats(x.dtype, &g.shape, y)?)])
 }

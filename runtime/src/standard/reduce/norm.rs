@@ -1,7 +1,10 @@
 //! Norms: each takes mean and deviation over its own groups of elements.
 
-use super::super::elem::{Lanes, dtype_of_code, round_to, wrong_type};
-use super::super::{Args, Call, Data, StandardError, axis, broadcast, broadcast_index, count, floats, from_floats};
+use super::super::elem::{Float, Lanes, by_float, dtype_of_code, fill_by, round_to, wrong_type};
+use super::super::{
+    Args, Call, Data, StandardError, axis, broadcast, broadcast_index, count, floats, from_floats, native,
+};
+use crate::cpu::simd::{map, parts, squares, sum};
 use crate::dtype::DType;
 use crate::tensor::View;
 
@@ -111,6 +114,44 @@ fn channel_axis(x: &View<'_>) -> Result<Lanes> {
     Ok(Lanes::along(x.shape, 1))
 }
 
+/// (v - mean) * inverse * scale + bias in f64 for runs of `width` elements, whose four numbers `of` gives.
+fn planes(x: &View<'_>, width: usize, of: impl Fn(usize) -> (f64, f64, f64, f64) + Sync) -> Result<Data> {
+    by_float!(x.dtype, T => {
+        let v = native::<T>(x);
+        fill_by(x.dtype, x.shape, width, |at, out: &mut [T]| {
+            let (mean, inverse, scale, bias) = of(at / width.max(1));
+            map(&v[at..], out, |v: T| T::narrow((v.wide() - mean) * inverse * scale + bias));
+        })
+    }, _ => Err(wrong_type(x.dtype)))
+}
+
+/// Mean and 1 / sqrt(variance + epsilon) of each run of `width` elements.
+fn statistics(x: &View<'_>, width: usize, epsilon: f64) -> Result<Vec<(f64, f64)>> {
+    let n = width as f64;
+    let mut out = vec![(0.0, 0.0); x.len() / width.max(1)];
+    let rows = |at: usize, i: usize| (at + i) * width..(at + i + 1) * width;
+    let threads = rayon::current_num_threads();
+    if x.dtype == DType::F32 {
+        let v = native::<f32>(x);
+        parts(&mut out, 8, threads, |at, part| {
+            for (i, o) in part.iter_mut().enumerate() {
+                let row = &v[rows(at, i)];
+                let mean = sum(row) / n;
+                *o = (mean, 1.0 / (squares(row, mean) / n + epsilon).sqrt());
+            }
+        });
+    } else {
+        let v = floats(x);
+        parts(&mut out, 8, threads, |at, part| {
+            for (i, o) in part.iter_mut().enumerate() {
+                let (mean, var) = moments(&v[rows(at, i)]);
+                *o = (mean, 1.0 / (var + epsilon).sqrt());
+            }
+        });
+    }
+    Ok(out)
+}
+
 /// With the given mean and variance, or in training with those of the operand, which then run into the given ones.
 pub(super) fn batch(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
@@ -122,9 +163,9 @@ pub(super) fn batch(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (scale, bias) = (channels(args, 1, lanes.len)?, channels(args, 2, lanes.len)?);
     let (mean, var) = (channels(args, 3, lanes.len)?, channels(args, 4, lanes.len)?);
     let training = if c.opset < 14 { (1..5).any(|i| c.wants(i)) } else { c.flag("training_mode", false) };
-    let values = floats(&x);
     let channel = |i: usize| i / lanes.inner % lanes.len;
     let (used_mean, used_var) = if training {
+        let values = floats(&x);
         let mut groups = vec![vec![]; lanes.len];
         values.iter().enumerate().for_each(|(i, &v)| groups[channel(i)].push(v));
         groups.iter().map(|g| moments(g)).unzip()
@@ -133,6 +174,13 @@ pub(super) fn batch(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     };
     let eps = epsilon(c);
     let inverse: Vec<f64> = used_var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
+    if !training && lanes.inner >= 8 {
+        return Ok(vec![Some(planes(&x, lanes.inner, |plane| {
+            let k = plane % lanes.len;
+            (used_mean[k], inverse[k], scale[k], bias[k])
+        })?)]);
+    }
+    let values = floats(&x);
     let y = values.iter().enumerate().map(|(i, v)| {
         let k = channel(i);
         (v - used_mean[k]) * inverse[k] * scale[k] + bias[k]
@@ -156,14 +204,8 @@ pub(super) fn instance(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
     let lanes = channel_axis(&x)?;
     let (scale, bias) = (channels(args, 1, lanes.len)?, channels(args, 2, lanes.len)?);
-    let mut y = floats(&x);
-    for (i, row) in y.chunks_exact_mut(lanes.inner.max(1)).enumerate() {
-        let (mean, var) = moments(row);
-        let k = i % lanes.len;
-        let inverse = 1.0 / (var + epsilon(c)).sqrt();
-        row.iter_mut().for_each(|v| *v = (*v - mean) * inverse * scale[k] + bias[k]);
-    }
-    Ok(vec![Some(from_floats(x.dtype, x.shape, y)?)])
+    let of = statistics(&x, lanes.inner, epsilon(c))?;
+    Ok(vec![Some(planes(&x, lanes.inner, |i| (of[i].0, of[i].1, scale[i % lanes.len], bias[i % lanes.len]))?)])
 }
 
 /// Scale and bias are by group before opset 21, by channel since.
@@ -178,18 +220,22 @@ pub(super) fn group(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let per_group = lanes.len / groups;
     let n = if c.opset < 21 { groups } else { lanes.len };
     let (scale, bias) = (channels(args, 1, n)?, channels(args, 2, n)?);
-    let mut y = floats(&x);
     let width = per_group * lanes.inner;
-    for (i, row) in y.chunks_exact_mut(width.max(1)).enumerate() {
-        let (mean, var) = moments(row);
-        let inverse = 1.0 / (var + epsilon(c)).sqrt();
-        let g = i % groups;
-        for (j, v) in row.iter_mut().enumerate() {
-            let k = if c.opset < 21 { g } else { g * per_group + j / lanes.inner };
-            *v = round_to(x.dtype, (*v - mean) * inverse) * scale[k] + bias[k];
-        }
-    }
-    Ok(vec![Some(from_floats(x.dtype, x.shape, y)?)])
+    let of = statistics(&x, width, epsilon(c))?;
+    let y = by_float!(x.dtype, T => {
+        let v = native::<T>(&x);
+        fill_by(x.dtype, x.shape, lanes.inner, |at, out: &mut [T]| {
+            let channel = at / lanes.inner.max(1) % lanes.len.max(1);
+            let (mean, inverse) = of[at / width.max(1)];
+            let k = if c.opset < 21 { channel / per_group } else { channel };
+            let (scale, bias) = (scale[k], bias[k]);
+            map(&v[at..], out, |v: T| {
+                // The norm is rounded before it is scaled.
+                T::narrow(T::narrow((v.wide() - mean) * inverse).wide() * scale + bias)
+            });
+        })
+    }, _ => Err(wrong_type(x.dtype)))?;
+    Ok(vec![Some(y)])
 }
 
 /// Each element over a power of the squares of the channels around it.

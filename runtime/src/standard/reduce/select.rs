@@ -2,9 +2,12 @@
 
 use std::cmp::Ordering;
 
-use super::super::elem::{Lanes, is_int, make, wrong_type};
-use super::super::{Args, Call, Data, StandardError, axis, floats, from_bytes, from_floats, integers};
+use super::super::elem::{Lanes, is_int, make, map_rows, wrong_type};
+use super::super::{Args, Call, Data, StandardError, axis, floats, from_bytes, from_floats, integers, native};
 use super::fold::order;
+use crate::attr::Safe;
+use crate::cpu::reduce::softmax_row;
+use crate::cpu::{math, simd};
 use crate::dtype::DType;
 use crate::tensor::View;
 
@@ -40,9 +43,19 @@ fn largest(lane: &[f64]) -> f64 {
     lane.iter().fold(f64::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m })
 }
 
+/// Whether the lanes are rows of a type that is computed with in f32.
+fn narrow_rows(x: &View<'_>, lanes: Lanes) -> bool {
+    matches!(x.dtype, DType::F32 | DType::F16 | DType::BF16) && lanes.inner == 1 && lanes.len > 0
+}
+
 pub(super) fn softmax(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
-    by_lane(&x, lanes(c, &x)?, |lane| {
+    let lanes = lanes(c, &x)?;
+    if narrow_rows(&x, lanes) {
+        let rows = |part: &mut [f32]| part.chunks_exact_mut(lanes.len).for_each(|row| softmax_row(row, Safe::No));
+        return Ok(vec![Some(map_rows(&x, lanes.len, rows)?)]);
+    }
+    by_lane(&x, lanes, |lane| {
         let top = largest(lane);
         lane.iter_mut().for_each(|v| *v = (*v - top).exp());
         let sum: f64 = lane.iter().sum();
@@ -57,9 +70,23 @@ pub(super) fn log_softmax_of(lane: &mut [f64]) {
     lane.iter_mut().for_each(|v| *v = *v - top - sum.ln());
 }
 
+/// Log-soft-max of f32 in place; the sum and its logarithm are in f64.
+fn log_softmax_row(row: &mut [f32]) {
+    let top = simd::max(row);
+    let sum = simd::fold(row, 0.0, |s: f64, v: f32| s + f64::from(math::exp(v - top)), |a, b| a + b);
+    let from = f64::from(top) + sum.ln();
+    simd::each(row, |v| (f64::from(v) - from) as f32);
+}
+
 pub(super) fn log_softmax(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
-    by_lane(&x, lanes(c, &x)?, log_softmax_of)
+    let lanes = lanes(c, &x)?;
+    if narrow_rows(&x, lanes) {
+        return Ok(vec![Some(map_rows(&x, lanes.len, |part| {
+            part.chunks_exact_mut(lanes.len).for_each(log_softmax_row)
+        })?)]);
+    }
+    by_lane(&x, lanes, log_softmax_of)
 }
 
 /// 1 at the first of the largest elements, else 0.
@@ -114,6 +141,14 @@ pub(super) fn top_k(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let positions = if is_int(x.dtype) {
         let v = integers(&x);
         best(lanes, k, |a, b| if largest { v[b].cmp(&v[a]) } else { v[a].cmp(&v[b]) })
+    } else if x.dtype == DType::F32 && !native::<f32>(&x).iter().any(|v| v.is_nan()) {
+        let v = native::<f32>(&x);
+        if lanes.inner == 1 {
+            best_rows(&v, lanes.len, k, largest)
+        } else {
+            let by = |a: f32, b: f32| a.partial_cmp(&b).unwrap_or(Ordering::Equal);
+            best(lanes, k, |a, b| if largest { by(v[b], v[a]) } else { by(v[a], v[b]) })
+        }
     } else if x.dtype.is_float() {
         let v = floats(&x);
         best(lanes, k, |a, b| if largest { order(v[b], v[a]) } else { order(v[a], v[b]) })
@@ -127,6 +162,34 @@ pub(super) fn top_k(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     positions.iter().for_each(|&p| bytes.extend_from_slice(&x.bytes[p * size..][..size]));
     let index = positions.iter().map(|&p| (p / lanes.inner % lanes.len) as i64);
     Ok(vec![Some(from_bytes(x.dtype, &shape, &bytes)?), Some(make(DType::I64, &shape, index)?)])
+}
+
+/// As [`best`], of rows of numbers: a row is read once, beside the best so far, which the last of them bounds.
+fn best_rows(v: &[f32], len: usize, k: usize, largest: bool) -> Vec<usize> {
+    let sign = |v: f32| if largest { -v } else { v };
+    let mut out = vec![];
+    for (r, row) in v.chunks_exact(len.max(1)).enumerate() {
+        // Twice as many as are wanted, before the worse half goes.
+        let mut kept: Vec<(f32, usize)> = Vec::with_capacity(2 * k.max(8));
+        let mut bound = f32::INFINITY;
+        let by =
+            |a: &(f32, usize), b: &(f32, usize)| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1));
+        for (i, &value) in row.iter().enumerate() {
+            let value = sign(value);
+            // An element that is equal to the bound comes too late, unless there is room.
+            if value < bound || kept.len() < k {
+                kept.push((value, i));
+                if k > 0 && kept.len() == kept.capacity() {
+                    kept.select_nth_unstable_by(k - 1, by);
+                    kept.truncate(k);
+                    bound = kept[k - 1].0;
+                }
+            }
+        }
+        kept.sort_unstable_by(by);
+        out.extend(kept[..k.min(kept.len())].iter().map(|(_, i)| r * len + i));
+    }
+    out
 }
 
 /// Positions of the first `k` elements of each lane in an order, in row-major order of the result.

@@ -1,10 +1,15 @@
 //! Recurrent networks: `RNN`, `GRU` and `LSTM` with all directions, layouts and activations.
 
+use std::borrow::Cow;
+
+use crate::cpu::convert::floats as narrow;
+use crate::cpu::{math, simd};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::standard::infer::required;
 use crate::standard::tensor::{Numbers, carried, multiply};
-use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats};
+use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats};
+use crate::tensor::View;
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -86,6 +91,79 @@ impl Activation {
             }
             Kind::Softsign => x / (1.0 + x.abs()),
             Kind::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        }
+    }
+}
+
+/// What networks compute in: f32 for floats of 16 and 32 bits, else f64.
+trait Real: Copy + Send + Sync + 'static {
+    fn from(v: f64) -> Self;
+    fn wide(self) -> f64;
+    fn sigmoid(v: &mut [Self]);
+    fn tanh(v: &mut [Self]);
+    /// x + y, element by element.
+    fn add(x: &mut [Self], y: &[Self]);
+    /// x * y, element by element.
+    fn mul(x: &mut [Self], y: &[Self]);
+    /// a * b + c * d, element by element, into `a`.
+    fn mix(a: &mut [Self], b: &[Self], c: &[Self], d: &[Self]);
+    fn numbers(v: &[Self]) -> Numbers<'_>;
+    fn cow(v: Numbers<'_>) -> Option<Cow<'_, [Self]>>;
+}
+
+macro_rules! real {
+    ($t:ident, $variant:ident, $sigmoid:expr, $tanh:expr) => {
+        impl Real for $t {
+            fn from(v: f64) -> Self {
+                v as $t
+            }
+            fn wide(self) -> f64 {
+                self as f64
+            }
+            fn sigmoid(v: &mut [Self]) {
+                simd::each(v, $sigmoid);
+            }
+            fn tanh(v: &mut [Self]) {
+                simd::each(v, $tanh);
+            }
+            fn add(x: &mut [Self], y: &[Self]) {
+                simd::pairs(x, y, |x, y| x + y);
+            }
+            fn mul(x: &mut [Self], y: &[Self]) {
+                simd::pairs(x, y, |x, y| x * y);
+            }
+            fn mix(a: &mut [Self], b: &[Self], c: &[Self], d: &[Self]) {
+                simd::vectorised(
+                    #[inline(always)]
+                    || {
+                        for (((a, &b), &c), &d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                            *a = *a * b + c * d;
+                        }
+                    },
+                );
+            }
+            fn numbers(v: &[Self]) -> Numbers<'_> {
+                Numbers::$variant(v.into())
+            }
+            fn cow(v: Numbers<'_>) -> Option<Cow<'_, [Self]>> {
+                match v {
+                    Numbers::$variant(v) => Some(v),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+real!(f32, F32, math::sigmoid, math::tanh);
+real!(f64, F64, |x: f64| 1.0 / (1.0 + (-x).exp()), f64::tanh);
+
+impl Activation {
+    /// Of each element.
+    fn apply<S: Real>(&self, v: &mut [S]) {
+        match self.kind {
+            Kind::Sigmoid => S::sigmoid(v),
+            Kind::Tanh => S::tanh(v),
+            _ => v.iter_mut().for_each(|x| *x = S::from(self.of(x.wide()))),
         }
     }
 }
@@ -174,92 +252,140 @@ struct Network {
 }
 
 /// Rows times the transpose of a matrix.
-fn times(x: &[f64], rows: usize, w: &[f64], depth: usize, columns: usize) -> Result<Vec<f64>> {
-    let product =
-        multiply(&Numbers::F64(x.into()), &Numbers::F64(w.into()), (rows, depth, columns), (false, true), &[(0, 0)])?;
-    match product {
-        Numbers::F64(v) => Ok(v.into_owned()),
-        _ => Err(StandardError::new("a product in another type")),
-    }
+fn times<S: Real>(x: &[S], rows: usize, w: &[S], depth: usize, columns: usize) -> Result<Vec<S>> {
+    let product = multiply(&S::numbers(x), &S::numbers(w), (rows, depth, columns), (false, true), &[(0, 0)])?;
+    let product = S::cow(product).ok_or_else(|| StandardError::new("a product in another type"))?;
+    Ok(product.into_owned())
 }
 
 /// The operands of one direction.
-struct Weights<'a> {
-    w: &'a [f64],
-    r: &'a [f64],
+struct Weights<'a, S> {
+    w: &'a [S],
+    r: &'a [S],
     /// Biases of the input's and of the state's products.
-    b: Option<&'a [f64]>,
-    peep: Option<&'a [f64]>,
+    b: Option<&'a [S]>,
+    peep: Option<&'a [S]>,
     act: &'a [Activation],
 }
 
 impl Network {
+    /// An activation of what is cut to the limits.
+    fn act<S: Real>(&self, a: &Activation, v: &mut [S]) {
+        if self.clip.is_finite() {
+            v.iter_mut().for_each(|x| *x = S::from(x.wide().clamp(-self.clip, self.clip)));
+        }
+        a.apply(v);
+    }
+
     /// Runs one direction; calls `write(t, sample, h)` for each step. Returns the last states.
-    fn run(
+    fn run<S: Real>(
         &self,
-        x: &[f64],
-        weights: &Weights<'_>,
+        x: &[S],
+        weights: &Weights<'_, S>,
         back: bool,
-        (mut h, mut c): (Vec<f64>, Vec<f64>),
-        mut write: impl FnMut(usize, usize, &[f64]),
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        (mut h, mut c): (Vec<S>, Vec<S>),
+        mut write: impl FnMut(usize, usize, &[S]),
+    ) -> Result<(Vec<S>, Vec<S>)> {
         let (n, g) = (self.hidden, self.cell.gates());
         let wide = g * n;
-        let bias = |i: usize| weights.b.map_or(0.0, |b| b[i]);
-        let from_input = times(x, self.seq * self.batch, weights.w, self.input, wide)?;
-        let cut = |v: f64| v.clamp(-self.clip, self.clip);
-        let peep = |gate: usize, j: usize| weights.peep.map_or(0.0, |p| p[gate * n + j]);
-        let act = |i: usize, v: f64| weights.act[i].of(cut(v));
+        let act = weights.act;
+        let mut from_input = times(x, self.seq * self.batch, weights.w, self.input, wide)?;
+        // The biases are those of both products, but for the state's of the last gate of `GRU`, which the reset gate meets.
+        let apart = if self.cell == Cell::Gru { 2 * n } else { wide };
+        if let Some((b, rest)) = weights.b.map(|b| b.split_at(wide)) {
+            let mut both = b.to_vec();
+            S::add(&mut both[..apart], &rest[..apart]);
+            from_input.chunks_exact_mut(wide.max(1)).for_each(|row| S::add(row, &both));
+        }
+        let state_bias = weights.b.map(|b| &b[wide + apart..]).unwrap_or_default();
+        let (zero, one) = (S::from(0.0), vec![S::from(1.0); n]);
+        let mut reset = vec![zero; if self.cell == Cell::Gru && !self.flag { self.batch * n } else { 0 }];
         for step in 0..self.seq {
             let from_state = times(&h, self.batch, weights.r, n, wide)?;
-            // The state of `GRU` times the reset gate goes through the product again.
-            let mut reset = vec![0.0; if self.cell == Cell::Gru && !self.flag { self.batch * n } else { 0 }];
             let place = |b: usize| {
                 let length = self.lengths[b];
                 (step < length).then(|| if back { length - 1 - step } else { step })
             };
-            let sum = |b: usize, t: usize, i: usize| {
-                from_input[(t * self.batch + b) * wide + i] + from_state[b * wide + i] + bias(i) + bias(wide + i)
+            // The gates of a sample before their activation, from one to another.
+            let gates = |b: usize, t: usize, range: std::ops::Range<usize>| {
+                let mut v = from_input[(t * self.batch + b) * wide..][range.clone()].to_vec();
+                S::add(&mut v, &from_state[b * wide..][range]);
+                v
             };
+            // The state of `GRU` times the reset gate goes through the product again.
             if !reset.is_empty() {
                 for b in 0..self.batch {
                     let Some(t) = place(b) else { continue };
-                    for j in 0..n {
-                        reset[b * n + j] = act(0, sum(b, t, n + j)) * h[b * n + j];
-                    }
+                    let mut r = gates(b, t, n..2 * n);
+                    self.act(&act[0], &mut r);
+                    S::mul(&mut r, &h[b * n..(b + 1) * n]);
+                    reset[b * n..(b + 1) * n].copy_from_slice(&r);
                 }
             }
             let again =
                 if reset.is_empty() { vec![] } else { times(&reset, self.batch, &weights.r[2 * n * n..], n, n)? };
             for b in 0..self.batch {
                 let Some(t) = place(b) else { continue };
-                for j in 0..n {
-                    let at = b * n + j;
-                    match self.cell {
-                        Cell::Rnn => h[at] = act(0, sum(b, t, j)),
-                        Cell::Gru => {
-                            let z = act(0, sum(b, t, j));
-                            let i = 2 * n + j;
-                            let input = from_input[(t * self.batch + b) * wide + i] + bias(i);
-                            let state = match self.flag {
-                                true => act(0, sum(b, t, n + j)) * (from_state[b * wide + i] + bias(wide + i)),
-                                false => again[at] + bias(wide + i),
-                            };
-                            h[at] = (1.0 - z) * act(1, input + state) + z * h[at];
+                let h = &mut h[b * n..(b + 1) * n];
+                match self.cell {
+                    Cell::Rnn => {
+                        let mut v = gates(b, t, 0..n);
+                        self.act(&act[0], &mut v);
+                        h.copy_from_slice(&v);
+                    }
+                    Cell::Gru => {
+                        let mut zr = gates(b, t, 0..2 * n);
+                        self.act(&act[0], &mut zr);
+                        let (z, r) = zr.split_at_mut(n);
+                        let input = &from_input[(t * self.batch + b) * wide..][2 * n..wide];
+                        let mut state = match self.flag {
+                            true => from_state[b * wide + 2 * n..][..n].to_vec(),
+                            false => again[b * n..(b + 1) * n].to_vec(),
+                        };
+                        if !state_bias.is_empty() {
+                            S::add(&mut state, state_bias);
                         }
-                        Cell::Lstm => {
-                            let input = act(0, sum(b, t, j) + peep(0, j) * c[at]);
-                            let forget = match self.flag {
-                                true => 1.0 - input,
-                                false => act(0, sum(b, t, 2 * n + j) + peep(2, j) * c[at]),
-                            };
-                            c[at] = forget * c[at] + input * act(1, sum(b, t, 3 * n + j));
-                            // The sum that the state is made of is cut, the state itself is not, as ONNX Runtime does it.
-                            h[at] = act(0, sum(b, t, n + j) + peep(1, j) * c[at]) * weights.act[2].of(c[at]);
+                        if self.flag {
+                            S::mix(&mut state, r, input, &one);
+                        } else {
+                            S::add(&mut state, input);
                         }
+                        self.act(&act[1], &mut state);
+                        // (1 - z) * new + z * old.
+                        let rest: Vec<S> = z.iter().map(|z| S::from(1.0 - z.wide())).collect();
+                        S::mix(h, z, &rest, &state);
+                    }
+                    Cell::Lstm => {
+                        let mut v = gates(b, t, 0..wide);
+                        let c = &mut c[b * n..(b + 1) * n];
+                        let peep = |gate: usize, v: &mut [S], c: &[S]| {
+                            if let Some(p) = weights.peep {
+                                S::mix(v, &one, &p[gate * n..(gate + 1) * n], c);
+                            }
+                        };
+                        let (input, rest) = v.split_at_mut(n);
+                        let (output, rest) = rest.split_at_mut(n);
+                        let (forget, new) = rest.split_at_mut(n);
+                        peep(0, input, c);
+                        self.act(&act[0], input);
+                        if self.flag {
+                            forget.iter_mut().zip(&*input).for_each(|(f, i)| *f = S::from(1.0 - i.wide()));
+                        } else {
+                            peep(2, forget, c);
+                            self.act(&act[0], forget);
+                        }
+                        self.act(&act[1], new);
+                        S::mix(c, forget, input, new);
+                        peep(1, output, c);
+                        self.act(&act[0], output);
+                        // The sum that the state is made of is cut, the state itself is not, as ONNX Runtime does it.
+                        new.copy_from_slice(c);
+                        act[2].apply(new);
+                        h.copy_from_slice(output);
+                        S::mul(h, new);
                     }
                 }
-                write(t, b, &h[b * n..(b + 1) * n]);
+                write(t, b, h);
             }
         }
         Ok((h, c))
@@ -267,7 +393,7 @@ impl Network {
 }
 
 /// Exchanges the first two axes.
-fn swapped(v: &[f64], (a, b, inner): (usize, usize, usize)) -> Vec<f64> {
+fn swapped<S: Real>(v: &[S], (a, b, inner): (usize, usize, usize)) -> Vec<S> {
     let mut out = Vec::with_capacity(v.len());
     for j in 0..b {
         for i in 0..a {
@@ -278,6 +404,22 @@ fn swapped(v: &[f64], (a, b, inner): (usize, usize, usize)) -> Vec<f64> {
 }
 
 pub(super) fn recurrent(c: &Call, x: &Args<'_>) -> Results {
+    match x.tensor(0)?.dtype {
+        DType::F32 | DType::F16 | DType::BF16 => network::<f32>(c, x),
+        _ => network::<f64>(c, x),
+    }
+}
+
+/// The elements of an operand, in place where they have the type already.
+fn elements<'a, S: Real>(v: &View<'a>) -> Result<Cow<'a, [S]>> {
+    let found = match S::numbers(&[]) {
+        Numbers::F32(_) => Numbers::F32(narrow(v).map_err(|e| StandardError::new(e.to_string()))?),
+        _ => Numbers::F64(floats(v).into()),
+    };
+    S::cow(found).ok_or_else(|| StandardError::new("an operand in another type"))
+}
+
+fn network<S: Real>(c: &Call, x: &Args<'_>) -> Results {
     let cell = Cell::of(c);
     let back = directions(c)?;
     let (v, w, r) = (x.tensor(0)?, x.tensor(1)?, x.tensor(2)?);
@@ -295,20 +437,21 @@ pub(super) fn recurrent(c: &Call, x: &Args<'_>) -> Results {
     }
     let batch_first = c.int("layout").unwrap_or(0) == 1;
     let (seq, batch) = if batch_first { (b, a) } else { (a, b) };
-    let at_least = |i: usize, n: usize, what: &str| -> Result<Option<Vec<f64>>> {
-        let found = x.optional(i)?.map(|v| floats(&v));
+    let at_least = |i: usize, n: usize, what: &str| -> Result<Option<Cow<'_, [S]>>> {
+        let found = x.optional(i)?.map(|v| elements::<S>(&v)).transpose()?;
         if found.as_ref().is_some_and(|f| f.len() != n) { Err(misfit(what)) } else { Ok(found) }
     };
     let bias = at_least(3, dirs * 2 * wide, "the bias")?;
-    let states = |i: usize| -> Result<Vec<f64>> {
+    let states = |i: usize| -> Result<Vec<S>> {
         let given = at_least(i, dirs * batch * hidden, "an initial state")?;
         Ok(match given {
             Some(s) if batch_first => swapped(&s, (batch, dirs, hidden)),
-            Some(s) => s,
-            None => vec![0.0; count(DType::F64, &[dirs, batch, hidden])?],
+            Some(s) => s.into_owned(),
+            None => vec![S::from(0.0); count(DType::F64, &[dirs, batch, hidden])?],
         })
     };
-    let (h0, c0) = (states(5)?, if cell == Cell::Lstm { states(6)? } else { vec![0.0; dirs * batch * hidden] });
+    let (h0, c0) =
+        (states(5)?, if cell == Cell::Lstm { states(6)? } else { vec![S::from(0.0); dirs * batch * hidden] });
     let peep = if cell == Cell::Lstm { at_least(7, dirs * 3 * hidden, "the peepholes")? } else { None };
     let lengths = match x.ints(4)? {
         Some(l) => l.iter().map(|&l| usize::try_from(l).ok().filter(|&l| l <= seq)).collect::<Option<Vec<_>>>(),
@@ -322,32 +465,36 @@ pub(super) fn recurrent(c: &Call, x: &Args<'_>) -> Results {
         _ => c.flag("input_forget", false),
     };
     let net = Network { cell, seq, batch, input, hidden, lengths, clip, flag };
-    let image = floats(&v);
-    let image = if batch_first { swapped(&image, (batch, seq, input)) } else { image };
-    let (w_all, r_all) = (floats(&w), floats(&r));
-    let mut y = vec![0.0; count(DType::F64, &[seq, dirs, batch, hidden])?];
+    let image = elements::<S>(&v)?;
+    let image = if batch_first { Cow::Owned(swapped(&image, (batch, seq, input))) } else { image };
+    let (w_all, r_all) = (elements::<S>(&w)?, elements::<S>(&r)?);
+    let mut y = vec![S::from(0.0); count(DType::F64, &[seq, dirs, batch, hidden])?];
     let (mut y_h, mut y_c) = (vec![], vec![]);
-    let part = |v: &[f64], d: usize| v[d * v.len() / dirs..(d + 1) * v.len() / dirs].to_vec();
+    fn part<S>(v: &[S], d: usize, dirs: usize) -> &[S] {
+        &v[d * v.len() / dirs..(d + 1) * v.len() / dirs]
+    }
     for (d, &back) in back.iter().enumerate() {
-        let (w, r) = (part(&w_all, d), part(&r_all, d));
-        let (b, p) = (bias.as_ref().map(|b| part(b, d)), peep.as_ref().map(|p| part(p, d)));
-        let weights = Weights { w: &w, r: &r, b: b.as_deref(), peep: p.as_deref(), act: &act[d] };
-        let write = |t: usize, s: usize, h: &[f64]| {
+        let (w, r) = (part(&w_all, d, dirs), part(&r_all, d, dirs));
+        let (b, p) = (bias.as_ref().map(|b| part(b, d, dirs)), peep.as_ref().map(|p| part(p, d, dirs)));
+        let weights = Weights { w, r, b, peep: p, act: &act[d] };
+        let write = |t: usize, s: usize, h: &[S]| {
             let to = match batch_first {
                 true => (s * seq + t) * dirs + d,
                 false => (t * dirs + d) * batch + s,
             };
             y[to * hidden..][..hidden].copy_from_slice(h);
         };
-        let (h, c) = net.run(&image, &weights, back, (part(&h0, d), part(&c0, d)), write)?;
+        let start = (part(&h0, d, dirs).to_vec(), part(&c0, d, dirs).to_vec());
+        let (h, c) = net.run(&image, &weights, back, start, write)?;
         y_h.extend(h);
         y_c.extend(c);
     }
     let (y_shape, state_shape) = shapes(batch_first, seq, dirs, batch, hidden);
-    let last = |v: Vec<f64>| if batch_first { swapped(&v, (dirs, batch, hidden)) } else { v };
-    let mut out = vec![Some(from_floats(v.dtype, &y_shape, y)?), Some(from_floats(v.dtype, &state_shape, last(y_h))?)];
+    let last = |v: Vec<S>| if batch_first { swapped(&v, (dirs, batch, hidden)) } else { v };
+    let tensor = |shape: &[usize], values: Vec<S>| S::numbers(&values).finish(v.dtype, shape).map(Some);
+    let mut out = vec![tensor(&y_shape, y)?, tensor(&state_shape, last(y_h))?];
     if cell == Cell::Lstm {
-        out.push(Some(from_floats(v.dtype, &state_shape, last(y_c))?));
+        out.push(tensor(&state_shape, last(y_c))?);
     }
     Ok(out)
 }

@@ -3,8 +3,10 @@
 use super::moved::{Source, carried, dims, index, unknown};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::fill_by;
 use crate::standard::infer::required;
-use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, axis, strides};
+use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, axis, native, strides};
+use crate::tensor::View;
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -47,8 +49,41 @@ pub(super) fn gather_elements(c: &Call, x: &Args<'_>) -> Results {
     let data = Source::of(x, 0)?;
     let (list, shape) = indices(x, 1)?;
     let at = axis(c.int("axis").unwrap_or(0), data.rank())?;
+    let same = |d: usize| d == at || shape[d] == data.shape[d];
+    if let Some(v) = data.numbers()
+        && shape.len() == data.rank()
+        && (0..shape.len()).all(same)
+    {
+        return Ok(vec![Some(lanes(&v, shape, &list, at)?)]);
+    }
     let starts = along(data.shape, shape, &list, at)?;
     Ok(vec![Some(data.take(shape, 1, starts)?)])
+}
+
+/// The elements of each lane along an axis that its indices name; the other axes are those of the data.
+fn lanes(v: &View<'_>, shape: &[usize], list: &[i64], at: usize) -> Result<Data> {
+    let n = v.shape[at];
+    list.iter().try_for_each(|&i| index(i, n).map(|_| ()))?;
+    let (inner, len) = (shape[at + 1..].iter().product::<usize>(), shape[at]);
+    macro_rules! pick {
+        ($t:ty) => {{
+            let from = native::<$t>(v);
+            let size = (len * inner).max(1);
+            fill_by(v.dtype, shape, size, |start, out: &mut [$t]| {
+                let from = &from[start / size * n * inner..];
+                for (k, (o, &i)) in out.iter_mut().zip(&list[start..]).enumerate() {
+                    let i = if i < 0 { i + n as i64 } else { i } as usize;
+                    *o = from[if inner == 1 { i } else { i * inner + k % inner }];
+                }
+            })
+        }};
+    }
+    match v.dtype.size() {
+        1 => pick!(u8),
+        2 => pick!(u16),
+        4 => pick!(u32),
+        _ => pick!(u64),
+    }
 }
 
 /// The position in `data` that each index along axis `at` names; the other coordinates are those of the index itself.

@@ -6,7 +6,7 @@ use gemm::Parallelism;
 
 use super::moved::{carried, dims};
 use crate::cpu::convert::{floats as narrow, typed};
-use crate::cpu::matmul::{Matrix, product};
+use crate::cpu::matmul::{Matrix, Real, product};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::standard::infer::{self, required};
@@ -127,7 +127,7 @@ pub(in crate::standard) fn multiply(
     })
 }
 
-fn all_products<T: Copy + 'static>(
+fn all_products<T: Real>(
     a: &[T],
     b: &[T],
     (m, k, n): (usize, usize, usize),

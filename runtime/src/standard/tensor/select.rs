@@ -7,6 +7,7 @@ use crate::standard::infer::required;
 use crate::standard::{
     Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats, from_ints, integers, strides,
 };
+use crate::tensor::Tensor;
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -111,6 +112,19 @@ pub(super) fn trilu(c: &Call, x: &Args<'_>) -> Results {
     let &[.., rows, columns] = data.shape else {
         return Err(StandardError::new(format!("{:?} has no matrices", data.shape)));
     };
+    if let Some(v) = data.numbers() {
+        // Bytes of zeros are zeros of every type.
+        let size = v.dtype.size();
+        let row = columns * size;
+        let mut t = Tensor::from_bytes(v.dtype, v.shape, v.bytes)?;
+        for (i, line) in t.bytes_mut().chunks_exact_mut(row.max(1)).enumerate() {
+            let r = (i % rows.max(1)) as i64;
+            // The first column on the other side of the diagonal, or the first on its side.
+            let edge = (r.saturating_add(k).saturating_add(i64::from(!upper))).clamp(0, columns as i64) as usize * size;
+            if upper { line[..edge].fill(0) } else { line[edge..].fill(0) }
+        }
+        return Ok(vec![Some(t.into())]);
+    }
     let blank = super::build::blank(data.dtype())?;
     let blank = Source::data(&blank).ok_or_else(|| StandardError::new("no value to fill with"))?;
     let keep = |i: usize| {

@@ -3,14 +3,16 @@
 use rayon::prelude::*;
 
 use super::window::{Attributes, Window, unravel};
+use crate::cpu::integer::{self, Left, Zero};
 use crate::cpu::matmul::{Matrix, product};
+use crate::cpu::simd::{map, vectorised};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::{fill_by, make};
 use crate::standard::infer::required;
+use crate::standard::math::EXACT_DEPTH;
 use crate::standard::tensor::{Numbers, parallelism};
-use crate::standard::{
-    Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats, from_ints, integers,
-};
+use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats, integers};
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -47,6 +49,25 @@ macro_rules! float_scalar {
 }
 float_scalar!(f32);
 float_scalar!(f64);
+
+/// Differences of integers of eight bits and their zero points; sums wrap.
+impl Scalar for i32 {
+    const ZERO: Self = 0;
+    fn add_product(self, a: Self, b: Self) -> Self {
+        self.wrapping_add(a.wrapping_mul(b))
+    }
+    fn plus(self, other: Self) -> Self {
+        self.wrapping_add(other)
+    }
+    fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self], step: usize) -> Result<()> {
+        let left = Left::new(a.data, a.rows, a.cols, Zero::One(0));
+        let y = integer::product(&left, b.data, b.cols, Zero::One(0), rayon::current_num_threads());
+        for (r, row) in out.chunks_mut(step.max(1)).take(a.rows).enumerate() {
+            y.row(r).for_each(|(c, v)| row[c..c + v.len()].copy_from_slice(v));
+        }
+        Ok(())
+    }
+}
 
 impl Scalar for i64 {
     const ZERO: Self = 0;
@@ -247,13 +268,26 @@ fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T]) {
                 let Some(start) = win.place(at, &k, &s.image) else { continue };
                 let from = &x[start * image + first as usize..];
                 let part = &mut part[inside.clone()];
-                match stride {
-                    1 => part.iter_mut().zip(from).for_each(|(o, v)| *o = o.add_product(weight, *v)),
-                    _ => part
-                        .iter_mut()
-                        .zip(from.iter().step_by(stride))
-                        .for_each(|(o, v)| *o = o.add_product(weight, *v)),
-                }
+                vectorised(
+                    #[inline(always)]
+                    || match stride {
+                        1 => {
+                            for (o, v) in part.iter_mut().zip(from) {
+                                *o = o.add_product(weight, *v);
+                            }
+                        }
+                        2 => {
+                            for (o, v) in part.iter_mut().zip(from.chunks(2)) {
+                                *o = o.add_product(weight, v[0]);
+                            }
+                        }
+                        _ => {
+                            for (o, v) in part.iter_mut().zip(from.iter().step_by(stride)) {
+                                *o = o.add_product(weight, *v);
+                            }
+                        }
+                    },
+                );
             }
         }
     };
@@ -335,38 +369,51 @@ pub(super) fn qlinear_conv_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
     Ok(vec![Partial { dtype, shape: Some(conv_shape(c, &required(x, 0)?, &required(x, 3)?)?) }])
 }
 
-/// Integers less their zero point: one for all, or one for each entry of the first axis.
-fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i64>> {
+/// Integers of eight bits less their zero point: one for all, or one for each entry of the first axis.
+fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i32>> {
     let v = x.tensor(i)?;
-    let z = match x.optional(zero)? {
-        Some(z) => integers(&z),
+    if !matches!(v.dtype, DType::U8 | DType::I8) {
+        return Err(crate::standard::elem::wrong_type(v.dtype));
+    }
+    let z: Vec<i32> = match x.optional(zero)? {
+        Some(z) => integers(&z).into_iter().map(|z| z as i32).collect(),
         None => vec![0],
     };
     let per = v.shape.first().copied().unwrap_or(1);
-    let inner = v.len() / per.max(1);
+    let inner = (v.len() / per.max(1)).max(1);
     if z.len() != 1 && z.len() != per {
         return Err(StandardError::new(format!("{} zero points for {:?}", z.len(), v.shape)));
     }
-    Ok(integers(&v)
-        .into_iter()
-        .enumerate()
-        .map(|(j, q)| (q - z[if z.len() == 1 { 0 } else { j / inner }]) as i64)
-        .collect())
+    let mut out = vec![0; v.len()];
+    let size = if z.len() == 1 { v.len().max(1) } else { inner };
+    for (i, (out, from)) in out.chunks_mut(size).zip(v.bytes.chunks(size)).enumerate() {
+        let z = z[i];
+        if v.dtype == DType::U8 {
+            map(from, out, |v| i32::from(v) - z);
+        } else {
+            map(from, out, |v| i32::from(v as i8) - z);
+        }
+    }
+    Ok(out)
 }
 
 pub(super) fn conv_integer(c: &Call, x: &Args<'_>) -> Results {
     let s = Sizes::of(c, x.tensor(0)?.shape, x.tensor(1)?.shape)?;
     let (image, weight) = (centred(x, 0, 2)?, centred(x, 1, 3)?);
     let out = convolve(&image, &weight, None, &s)?;
-    Ok(vec![Some(from_ints(DType::I32, &s.shape(), out.into_iter().map(i128::from))?)])
+    Ok(vec![Some(make(DType::I32, &s.shape(), out)?)])
 }
 
 pub(super) fn qlinear_conv(c: &Call, x: &Args<'_>) -> Results {
     let s = Sizes::of(c, x.tensor(0)?.shape, x.tensor(3)?.shape)?;
+    let depth = s.channels.0 / s.groups * s.window.kernel.iter().product::<usize>();
+    if depth > EXACT_DEPTH {
+        return Err(StandardError::new(format!("sums of {depth} products do not fit 32 bits")));
+    }
     let (image, weight) = (centred(x, 0, 2)?, centred(x, 3, 5)?);
     let bias = x.ints(8)?;
     check_bias(x.optional(8)?.map(|b| b.shape), s.channels.1)?;
-    let sums = convolve(&image, &weight, bias.as_deref(), &s)?;
+    let sums = convolve(&image, &weight, None, &s)?;
     let one = |i: usize| x.scalar(i)?.ok_or_else(|| StandardError::new(format!("operand {i} is missing")));
     let (x_scale, y_scale) = (one(1)?, one(6)?);
     let w_scale = floats(&x.tensor(4)?);
@@ -377,13 +424,15 @@ pub(super) fn qlinear_conv(c: &Call, x: &Args<'_>) -> Results {
     }
     let (low, high) = if zero.dtype == DType::I8 { (-128.0, 127.0) } else { (0.0, 255.0) };
     let positions: usize = s.window.out.iter().product();
-    let out = sums.into_iter().enumerate().map(|(i, v)| {
-        let channel = i / positions.max(1) % s.channels.1;
+    let plane = |at: usize, out: &mut [u8]| {
+        let channel = at / positions.max(1) % s.channels.1;
         let scale = x_scale * w_scale[if w_scale.len() == 1 { 0 } else { channel }] / y_scale;
+        let bias = bias.as_ref().map_or(0.0, |b| b[channel] as f64);
         // Round half to even, then move the zero point: the order of the quantisation itself.
-        ((v as f64 * scale).round_ties_even() + z).clamp(low, high)
-    });
-    Ok(vec![Some(from_floats(zero.dtype, &s.shape(), out)?)])
+        let one = |v: i32| (((f64::from(v) + bias) * scale).round_ties_even() + z).clamp(low, high) as i32 as u8;
+        map(&sums[at..], out, one);
+    };
+    Ok(vec![Some(fill_by(zero.dtype, &s.shape(), positions, plane)?)])
 }
 
 /// Pads, extents and strides of a transposed convolution.
@@ -479,7 +528,9 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
         return Ok(out);
     }
     let depth = out_group * per_window;
-    let places: Vec<Vec<usize>> = (0..positions).map(|p| unravel(p, &s.window.out)).collect();
+    let rank = s.image.len();
+    let (image, stride, width) = (s.image[rank - 1], s.window.strides[rank - 1], s.window.out[rank - 1]);
+    let lead: Vec<Vec<usize>> = (0..positions / width).map(|r| unravel(r, &s.window.out[..rank - 1])).collect();
     let mut parts = vec![T::ZERO; count(DType::F64, &[depth, positions])?];
     for n in 0..s.n {
         for g in 0..s.groups {
@@ -490,14 +541,28 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
                 positions,
             );
             T::multiply(a, b, &mut parts, positions)?;
-            for (r, part) in parts.chunks_exact(positions).enumerate() {
-                let (channel, k) = (g * out_group + r / per_window, unravel(r % per_window, &s.window.kernel));
-                let out = &mut out[(n * s.channels.0 + channel) * plane..][..plane];
-                for (at, v) in places.iter().zip(part) {
-                    if let Some(t) = s.window.place(at, &k, &s.image) {
-                        out[t] = out[t].plus(*v);
+            let out = &mut out[(n * s.channels.0 + g * out_group) * plane..][..out_group * plane];
+            let one = |(channel, out): (usize, &mut [T])| {
+                for k in 0..per_window {
+                    let part = &parts[(channel * per_window + k) * positions..][..positions];
+                    let k = unravel(k, &s.window.kernel);
+                    let inside = s.window.inside(rank - 1, k[rank - 1], image);
+                    if inside.is_empty() {
+                        continue;
+                    }
+                    let first = (inside.start * stride + k[rank - 1] * s.window.dilations[rank - 1]) as i64
+                        - s.window.begin[rank - 1];
+                    for (at, row) in lead.iter().zip(part.chunks_exact(width)) {
+                        let Some(start) = s.window.place(at, &k, &s.image) else { continue };
+                        let to = out[start * image + first as usize..].iter_mut().step_by(stride);
+                        to.zip(&row[inside.clone()]).for_each(|(o, v)| *o = o.plus(*v));
                     }
                 }
+            };
+            if parts.len() >= 1 << 14 {
+                out.par_chunks_exact_mut(plane).enumerate().for_each(one);
+            } else {
+                out.chunks_exact_mut(plane).enumerate().for_each(one);
             }
         }
     }

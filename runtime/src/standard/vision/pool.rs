@@ -1,12 +1,16 @@
 //! Pools: the greatest, the mean or the norm of windows; and back from the greatest.
 
+use bytemuck::Pod;
+
 use super::window::{Attributes, Window, unravel};
+use crate::cpu::simd::{self, parts, vectorised};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::fill_by;
 use crate::standard::infer::required;
 use crate::standard::tensor::{carried, dims};
 use crate::standard::{
-    Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats, from_ints, strides,
+    Args, Call, Data, Operand, Partial, StandardError, count, floats, from_floats, from_ints, native, strides,
 };
 use crate::tensor::View;
 
@@ -79,11 +83,90 @@ fn small(image: &[usize], w: &Window) -> Result<()> {
     }
 }
 
+/// Lets the elements of each window that lie inside the image change the window's result, row by row: `f(result, element)`.
+fn slide<T: Copy, A: Copy>(
+    w: &Window,
+    image: &[usize],
+    lead: &[Vec<usize>],
+    (x, out): (&[T], &mut [A]),
+    f: impl Fn(A, T) -> A,
+) {
+    let rank = image.len();
+    let (width, stride) = (w.out[rank - 1], w.strides[rank - 1]);
+    for k in 0..w.kernel.iter().product() {
+        let k = unravel(k, &w.kernel);
+        let inside = w.inside(rank - 1, k[rank - 1], image[rank - 1]);
+        if inside.is_empty() {
+            continue;
+        }
+        let first = (inside.start * stride + k[rank - 1] * w.dilations[rank - 1]) as i64 - w.begin[rank - 1];
+        for (at, row) in lead.iter().zip(out.chunks_exact_mut(width)) {
+            let Some(start) = w.place(at, &k, image) else { continue };
+            let (from, row) = (&x[start * image[rank - 1] + first as usize..], &mut row[inside.clone()]);
+            vectorised(
+                #[inline(always)]
+                || match stride {
+                    1 => {
+                        for (o, &v) in row.iter_mut().zip(from) {
+                            *o = f(*o, v);
+                        }
+                    }
+                    2 => {
+                        for (o, v) in row.iter_mut().zip(from.chunks(2)) {
+                            *o = f(*o, v[0]);
+                        }
+                    }
+                    _ => {
+                        for (o, &v) in row.iter_mut().zip(from.iter().step_by(stride)) {
+                            *o = f(*o, v);
+                        }
+                    }
+                },
+            );
+        }
+    }
+}
+
+/// The positions of the windows along all axes but the last.
+fn leading(w: &Window) -> Vec<Vec<usize>> {
+    let rank = w.out.len();
+    (0..w.out[..rank - 1].iter().product()).map(|r| unravel(r, &w.out[..rank - 1])).collect()
+}
+
+/// The greatest elements in the type itself.
+fn max_plane<T: Copy + PartialOrd + Pod + Send + Sync>(
+    v: &View<'_>,
+    w: &Window,
+    shape: &[usize],
+    lowest: T,
+) -> Results {
+    let image = spatial(v.shape)?;
+    let (plane, windows): (usize, usize) = (image.iter().product(), w.out.iter().product());
+    let (values, lead) = (native::<T>(v), leading(w));
+    let y = fill_by(v.dtype, shape, windows, |at, out: &mut [T]| {
+        let from = &values[at / windows * plane..][..plane];
+        out.fill(lowest);
+        // What is not ordered is NaN, which wins and stays.
+        let larger = |a: T, b: T| if b > a || b.partial_cmp(&b).is_none() { b } else { a };
+        slide(w, image, &lead, (from, out), |a, b| if a.partial_cmp(&a).is_none() { a } else { larger(a, b) });
+    })?;
+    Ok(vec![Some(y)])
+}
+
 pub(super) fn max_pool(c: &Call, x: &Args<'_>) -> Results {
     let v = x.tensor(0)?;
     let image = spatial(v.shape)?;
     let w = window_of(c, v.shape)?;
     small(image, &w)?;
+    if !c.wants(1) {
+        let shape = [&v.shape[..2], &w.out[..]].concat();
+        match v.dtype {
+            DType::F32 => return max_plane(&v, &w, &shape, f32::NEG_INFINITY),
+            DType::U8 => return max_plane(&v, &w, &shape, u8::MIN),
+            DType::I8 => return max_plane(&v, &w, &shape, i8::MIN),
+            _ => {}
+        }
+    }
     let table = table(&w, image);
     let (plane, windows): (usize, usize) = (image.iter().product(), w.out.iter().product());
     let shape = [&v.shape[..2], &w.out[..]].concat();
@@ -121,19 +204,18 @@ pub(super) fn max_pool(c: &Call, x: &Args<'_>) -> Results {
     Ok(vec![Some(y), Some(indices)])
 }
 
-/// The sum of a function of the elements of each window.
-fn window_sums(v: &View<'_>, w: &Window, image: &[usize], of: impl Fn(f64) -> f64) -> (Vec<f64>, Vec<f64>) {
-    let table = table(w, image);
+/// The sum of a function of the elements of each window, and how many there are.
+fn window_sums(v: &View<'_>, w: &Window, image: &[usize], of: impl Fn(f64) -> f64 + Sync) -> (Vec<f64>, Vec<f64>) {
     let (plane, windows): (usize, usize) = (image.iter().product(), w.out.iter().product());
-    let planes = v.shape[0] * v.shape[1];
+    let lead = leading(w);
+    let mut sums = vec![0.0; v.shape[0] * v.shape[1] * windows];
+    let threads = rayon::current_num_threads();
     let values = floats(v);
-    let mut sums = vec![0.0; planes * windows];
-    for p in 0..planes {
-        let (from, sums) = (&values[p * plane..][..plane], &mut sums[p * windows..][..windows]);
-        table.iter().for_each(|&(o, t)| sums[o as usize] += of(from[t as usize]));
-    }
+    parts(&mut sums, windows, threads, |at, out| {
+        slide(w, image, &lead, (&values[at / windows * plane..][..plane], out), |s, v| s + of(v));
+    });
     let mut counts = vec![0.0; windows];
-    table.iter().for_each(|&(o, _)| counts[o as usize] += 1.0);
+    slide(w, image, &lead, (&vec![(); plane], &mut counts), |n, ()| n + 1.0);
     (sums, counts)
 }
 
@@ -184,7 +266,7 @@ pub(super) fn pool_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
 }
 
 /// Reduces all spatial axes.
-fn global(x: &Args<'_>, of: impl Fn(&[f64]) -> f64) -> Results {
+fn global(x: &Args<'_>, of: impl Fn(&[f64]) -> f64 + Sync) -> Results {
     let v = x.tensor(0)?;
     let plane: usize = spatial(v.shape)?.iter().product();
     let mut shape = vec![1; v.shape.len()];
@@ -195,6 +277,19 @@ fn global(x: &Args<'_>, of: impl Fn(&[f64]) -> f64) -> Results {
 }
 
 pub(super) fn global_average_pool(_: &Call, x: &Args<'_>) -> Results {
+    let v = x.tensor(0)?;
+    let plane: usize = spatial(v.shape)?.iter().product();
+    if v.dtype == DType::F32 && plane > 0 {
+        let mut shape = vec![1; v.shape.len()];
+        shape[..2].copy_from_slice(&v.shape[..2]);
+        let values = native::<f32>(&v);
+        let mean = |at: usize, out: &mut [f32]| {
+            for (i, o) in out.iter_mut().enumerate() {
+                *o = (simd::sum(&values[(at + i) * plane..][..plane]) / plane as f64) as f32;
+            }
+        };
+        return Ok(vec![Some(fill_by(DType::F32, &shape, 64, mean)?)]);
+    }
     global(x, |v| v.iter().sum::<f64>() / v.len() as f64)
 }
 

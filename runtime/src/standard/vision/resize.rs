@@ -3,11 +3,16 @@
 //! Source of the coordinates and weights: the definition of `Resize` in ONNX; cubic weights after R. G. Keys, "Cubic
 //! convolution interpolation for digital image processing", 1981.
 
+use crate::cpu::simd::{pairs, parts};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::standard::elem::fill_by;
 use crate::standard::infer::required;
 use crate::standard::tensor::{carried, dims};
-use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats, from_ints};
+use crate::standard::{
+    Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats, from_ints, native, strides,
+};
+use crate::tensor::View;
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -222,6 +227,9 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
     count(DType::F64, &t.extents)?;
     let beyond = c.float("extrapolation_value").unwrap_or(0.0);
     let mut shape = v.shape.to_vec();
+    if let Some(moved) = nearest(c, &v, &t)? {
+        return Ok(vec![Some(moved)]);
+    }
     let mut values = floats(&v);
     for a in 0..shape.len() {
         let (n, extent) = (shape[a], t.extents[a]);
@@ -235,8 +243,9 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
         let outer: usize = shape[..a].iter().product();
         let inner: usize = shape[a + 1..].iter().product();
         let mut next = vec![0.0; count(DType::F64, &[outer, extent, inner])?];
-        for (line, from) in next.chunks_exact_mut((extent * inner).max(1)).zip(values.chunks_exact((n * inner).max(1)))
-        {
+        let (size, values_of) = ((extent * inner).max(1), &values);
+        parts(&mut next, size, rayon::current_num_threads(), |at, line| {
+            let from = &values_of[at / size * n * inner..][..n * inner];
             for (part, w) in line.chunks_exact_mut(inner.max(1)).zip(&weights) {
                 let Some((first, list)) = w else {
                     part.fill(beyond);
@@ -244,10 +253,10 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
                 };
                 for (i, &w) in list.iter().enumerate().filter(|(_, w)| **w != 0.0) {
                     let k = (first + i as i64).clamp(0, n as i64 - 1) as usize;
-                    part.iter_mut().zip(&from[k * inner..(k + 1) * inner]).for_each(|(o, v)| *o += w * v);
+                    pairs(part, &from[k * inner..(k + 1) * inner], |o, v| o + w * v);
                 }
             }
-        }
+        });
         values = next;
         shape[a] = extent;
     }
@@ -258,6 +267,46 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
             from_ints(d, &shape, values.into_iter().map(|v| v.round_ties_even().clamp(low, high) as i128))?
         }
     })])
+}
+
+/// The result where each element is one of the image: the position of each is the product of those along the axes.
+fn nearest(c: &Call, v: &View<'_>, t: &Target) -> Result<Option<Data>> {
+    let kind = c.text("mode").unwrap_or("nearest");
+    if kind != "nearest" || c.flag("antialias", false) || coordinates(c) == "tf_crop_and_resize" || v.is_empty() {
+        return Ok(None);
+    }
+    let mut at: Vec<Vec<usize>> = vec![];
+    for (a, (&n, &extent)) in v.shape.iter().zip(&t.extents).enumerate() {
+        let same = extent == n && (t.scales[a] - 1.0).abs() < 1e-9 && t.roi[a] == (0.0, 1.0);
+        if same {
+            at.push((0..n).collect());
+            continue;
+        }
+        let weights = weights(c, n, extent, t.scales[a], t.roi[a])?;
+        at.push(weights.iter().flatten().map(|(first, _)| (*first).clamp(0, n as i64 - 1) as usize).collect());
+    }
+    let (Some(last), lead) = (at.last(), &t.extents[..t.extents.len() - 1]) else { return Ok(None) };
+    let (width, steps) = (last.len(), strides(v.shape));
+    macro_rules! moved {
+        ($t:ty) => {{
+            let from = native::<$t>(v);
+            fill_by(v.dtype, &t.extents, width, |start, row: &mut [$t]| {
+                let (mut r, mut base) = (start / width, 0);
+                for d in (0..lead.len()).rev() {
+                    base += at[d][r % lead[d]] * steps[d];
+                    r /= lead[d];
+                }
+                let from = &from[base..];
+                row.iter_mut().zip(last).for_each(|(o, &i)| *o = from[i]);
+            })
+        }};
+    }
+    Ok(Some(match v.dtype.size() {
+        1 => moved!(u8)?,
+        2 => moved!(u16)?,
+        4 => moved!(u32)?,
+        _ => moved!(u64)?,
+    }))
 }
 
 /// The range of an integer type.
