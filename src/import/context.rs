@@ -19,6 +19,8 @@ pub(super) struct OpError {
     pub(super) message: String,
     /// Two extents that would have to be equal.
     pub(super) conflict: Option<(Dim, Dim)>,
+    /// Whether the symbolic one of them may be 1 instead.
+    pub(super) or_one: bool,
     /// Whether the operands are right and only sinter's own operators cannot express the node.
     pub(super) fallback: bool,
     /// Whether the message names a node of a function or body already.
@@ -28,13 +30,13 @@ pub(super) struct OpError {
 impl OpError {
     /// An error of the model, whatever could express the node.
     pub(super) fn fatal(message: String) -> Self {
-        OpError { message, conflict: None, fallback: false, inside: false }
+        OpError { message, conflict: None, or_one: false, fallback: false, inside: false }
     }
 }
 
 impl From<String> for OpError {
     fn from(message: String) -> Self {
-        OpError { message, conflict: None, fallback: true, inside: false }
+        OpError { message, conflict: None, or_one: false, fallback: true, inside: false }
     }
 }
 
@@ -46,7 +48,7 @@ impl From<&str> for OpError {
 
 impl From<InferError> for OpError {
     fn from(e: InferError) -> Self {
-        OpError { message: e.message, conflict: e.conflict, fallback: false, inside: false }
+        OpError { message: e.message, conflict: e.conflict, or_one: e.or_one, fallback: false, inside: false }
     }
 }
 
@@ -213,7 +215,10 @@ impl<'a> Context<'a> {
         let results = match own {
             Ok(results) => results,
             // Two extents that may turn out to be equal: the import starts over with that knowledge.
-            Err(e) if e.conflict.as_ref().is_some_and(|(a, b)| self.learn(a, b).is_some()) => {
+            Err(e)
+                if !(e.or_one && standard::supported(node))
+                    && e.conflict.as_ref().is_some_and(|(a, b)| self.learn(a, b).is_some()) =>
+            {
                 return Err(e);
             }
             // What sinter's own operators do not express may be a call of the standard operator.

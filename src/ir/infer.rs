@@ -13,11 +13,13 @@ pub struct InferError {
     pub message: String,
     /// Two extents that would have to be equal, where the symbols leave that open.
     pub conflict: Option<(Dim, Dim)>,
+    /// Whether the symbolic one of them may be 1 instead.
+    pub or_one: bool,
 }
 
 impl From<String> for InferError {
     fn from(message: String) -> Self {
-        InferError { message, conflict: None }
+        InferError { message, conflict: None, or_one: false }
     }
 }
 
@@ -36,10 +38,16 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
         .map(|i| {
             let (x, y) = (at(a, i), at(b, i));
             match (x.as_const(), y.as_const()) {
-                (Some(p), Some(q)) if p != q && p != 1 && q != 1 => {
-                    fail(format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"))
-                }
-                _ => Ok(x.join(&y)),
+                _ if x == y => Ok(x),
+                (Some(1), _) => Ok(y),
+                (_, Some(1)) => Ok(x),
+                (None, None) => Ok(x.join(&y)),
+                // Execution shows whether a symbolic extent is 1 or the number.
+                (p, q) => Err(InferError {
+                    message: format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"),
+                    conflict: (p.is_none() || q.is_none()).then_some((x, y)),
+                    or_one: true,
+                }),
             }
         })
         .collect()
@@ -69,17 +77,14 @@ fn same(what: &str, x: &Dim, y: &Dim) -> Result<()> {
     }
     let open = x.as_const().is_none() || y.as_const().is_none();
     let conflict = open.then(|| (x.clone(), y.clone()));
-    Err(InferError { message: format!("{what} differ: {x} and {y}"), conflict })
+    Err(InferError { message: format!("{what} differ: {x} and {y}"), conflict, or_one: false })
 }
 
 /// Refuses an operand that does not broadcast to a shape.
 fn spreads(what: &str, x: &TensorType, want: &[Dim]) -> Result<()> {
-    let joined = broadcast(want, &x.shape)?;
     let message = format!("{what} {x} does not broadcast to {want:?}");
-    if joined.len() != want.len() {
-        return fail(message);
-    }
-    match joined.iter().zip(want).find(|(a, b)| a != b) {
+    let Some(lead) = want.len().checked_sub(x.rank()) else { return fail(message) };
+    match x.shape.iter().zip(&want[lead..]).find(|(a, b)| a.as_const() != Some(1) && a != b) {
         Some((a, b)) => same("extents", a, b).map_err(|e| InferError { message, ..e }),
         None => Ok(()),
     }
