@@ -673,7 +673,7 @@ impl Add for &Dim {
 impl Sub for &Dim {
     type Output = Dim;
     fn sub(self, rhs: &Dim) -> Dim {
-        self + &rhs.negated()
+        self.add(&rhs.negated())
     }
 }
 

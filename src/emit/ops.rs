@@ -17,6 +17,9 @@ pub(super) struct Place {
 
 /// Adds the nodes of an operator. `wanted` tells which results something reads.
 pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[bool]) -> Result<Vec<String>> {
+    if let Some((narrow, wide)) = moved_wide(op, x) {
+        return moved(b, p, op, x, wanted, (narrow, wide));
+    }
     let one = |name: String| Ok(vec![name]);
     let names: Vec<&str> = x.iter().map(|v| v.name.as_str()).collect();
     let plain = |b: &mut Builder, op: &str| one(b.op(op, &names, vec![]));
@@ -122,6 +125,45 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
             _ => Err(EmitError::Operator(other.title().to_owned())),
         },
     }
+}
+
+/// The element type of what an operator moves, and the type of eight bits that stands for it: operators of ONNX that move elements take
+/// none of fewer bits, but for casts, reshapes and transpositions.
+fn moved_wide(op: &Op, x: &[Val]) -> Option<(DType, DType)> {
+    let moves = matches!(
+        op,
+        Op::Gather { .. }
+            | Op::GatherNd { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Expand { .. }
+            | Op::Shard { .. }
+            | Op::AllGather { .. }
+    );
+    let narrow = x.first().filter(|_| moves)?.ty.dtype;
+    match narrow {
+        DType::I4 | DType::I2 => Some((narrow, DType::I8)),
+        DType::U4 | DType::U2 => Some((narrow, DType::U8)),
+        _ => None,
+    }
+}
+
+/// An operator on elements that are widened for it and narrowed again.
+fn moved(
+    b: &mut Builder,
+    p: &Place,
+    op: &Op,
+    x: &[Val],
+    wanted: &[bool],
+    (narrow, wide): (DType, DType),
+) -> Result<Vec<String>> {
+    let mut operands = x.to_vec();
+    for v in operands.iter_mut().filter(|v| v.ty.dtype == narrow) {
+        v.name = b.cast(&v.name, narrow, wide)?;
+        v.ty.dtype = wide;
+    }
+    let made = emit(b, p, op, &operands, wanted)?;
+    made.iter().map(|y| b.cast(y, wide, narrow)).collect()
 }
 
 fn reduce(b: &mut Builder, op: &str, x: &str, axes: &[i64], keepdims: bool) -> Result<String> {

@@ -205,7 +205,7 @@ impl Model {
         let mut known = Known::declared(self.proto.graph.as_ref());
         loop {
             match self.attempt(&order, &known)? {
-                Attempt::Done(imported) => return Ok(imported),
+                Attempt::Done(imported) => return Ok(*imported),
                 Attempt::Learned(symbol, dim, why) => known.add(symbol, dim, why),
             }
         }
@@ -337,7 +337,7 @@ impl Model {
         let (graph, weights) = cx.finish();
         let opset = self.opset().unwrap_or(0);
         let n_nodes = order.len();
-        Ok(Attempt::Done(Imported {
+        Ok(Attempt::Done(Box::new(Imported {
             graph,
             weights,
             opset,
@@ -348,12 +348,12 @@ impl Model {
             notes,
             declared,
             assumptions,
-        }))
+        })))
     }
 }
 
 enum Attempt {
-    Done(Imported),
+    Done(Box<Imported>),
     /// A symbol is equal to an expression, and what says so.
     Learned(String, Dim, String),
 }

@@ -132,13 +132,16 @@ pub(super) fn moved_codes(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<
     n.output.iter().zip(results).map(|(name, d)| constant(cx, name, d)).collect::<Result<Vec<_>>>().map(Some)
 }
 
+/// Symbols of extents that only execution shows, with their axes.
+type Unknown = Vec<(String, usize)>;
+
 /// The type of a result: unknown extents get symbols of their own, which are returned with their axes.
 fn complete(
     cx: &mut Context<'_>,
     name: &str,
     found: &Kind,
     declared: Option<&Kind>,
-) -> Result<(Kind, TensorType, Vec<(String, usize)>)> {
+) -> Result<(Kind, TensorType, Unknown)> {
     // The declared rank is believed, its extents are not; execution checks the rank.
     let kind = match (found, declared) {
         (Kind::Unknown, Some(d)) => d.clone(),
