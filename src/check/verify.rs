@@ -124,7 +124,7 @@ const MESHES: [usize; 8] = [2, 3, 2, 4, 2, 3, 4, 1];
 /// Attempts at a smaller counter-example, once there is one.
 const SHRINK: usize = 1500;
 /// Searches for a counter-example to a rule without one of its guards.
-const MUTATION_SEEDS: u64 = 12;
+const MUTATION_SEEDS: u64 = 60;
 /// How far below the largest number the left side stays where an overflow of the right side counts.
 const HEADROOM: f64 = 64.0;
 /// How much more casts of the right side may lose than those of the left: their order may differ.

@@ -1,4 +1,4 @@
-//! The CPU back end: one kernel per operator. Loops over elements are vectorised and cut into blocks for threads ([`simd`]).
+//! The CPU back end: one kernel per operator. Loops over elements are vectorised and cut into blocks for threads (`simd.rs`).
 //!
 //! f32, f16 and bf16 compute and accumulate in f32 or wider and round once to the storage type. A kernel
 //! checks all that it assumes of shapes and types and returns a [`KernelError`] where that does not hold.
