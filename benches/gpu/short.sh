@@ -5,7 +5,7 @@
 #
 # Run it from the root of the repository; `make gpu-pack` has made .gpu/. Parts, in this order when none is named: cases, times, ranks, torch, memcheck,
 # counters; `large` (all cases) only runs when it is named. Each command has a time limit of its own and none ends the script. Results are
-# in $OUT (/tmp/out where it is not set) as soon as they exist: cases.jsonl and times.jsonl (a line per case or measurement), bench.json and bench.md,
+# in $OUT (target/gpu-short where it is not set) as soon as they exist: cases.jsonl and times.jsonl (a line per case or measurement), bench.json and bench.md,
 # torch.tgz, counters.txt, log.txt, which begins with the environment, and summary.txt.
 set -u
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,9 @@ start=$SECONDS
 limit=${1:-520}
 shift || true
 parts=${*:-cases times ranks torch memcheck counters}
-out=${OUT:-/tmp/out}
+out=${OUT:-$PWD/target/gpu-short}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 sinter=$PWD/.gpu/sinter
 [ -x "$sinter" ] || { echo "short.sh: .gpu/sinter is missing; run make gpu-pack where there is Rust" >&2; exit 2; }
@@ -76,14 +78,14 @@ if wants ranks; then
   for family in 'without rank' 'all_reduce one_shot' 'all_reduce two_shot' ar_residual_rms_norm ar_residual_layer_norm; do
     bounded "ranks: $family" 45 bash -c 'check --small --case-seconds 25 "$@"' - --filter "$family" --skip calls
   done
-  bounded "ranks: times" 60 "$sinter" kernels check --bench --no-cases --filter ranks --lines "$out/times.jsonl" --table /tmp/ranks.md
+  bounded "ranks: times" 60 "$sinter" kernels check --bench --no-cases --filter ranks --lines "$out/times.jsonl" --table "$work/ranks.md"
 fi
-if wants ranks && [ -f /tmp/ranks.md ]; then (echo; cat /tmp/ranks.md) >>"$out/bench.md"; fi
+if wants ranks && [ -f "$work/ranks.md" ]; then (echo; cat "$work/ranks.md") >>"$out/bench.md"; fi
 if wants torch; then
   for row in 'add_rms_norm bf16[4096, 8192]' 'add_rms_norm bf16[1, 8192]' silu_mul; do
-    bounded "torch: $row" 75 python3 benches/gpu/torch_compare.py --sinter "$sinter" --passes 1 --only "$row" --out "/tmp/torch/$(echo "$row" | tr -c 'a-z0-9_\n' -)"
+    bounded "torch: $row" 75 python3 benches/gpu/torch_compare.py --sinter "$sinter" --passes 1 --only "$row" --out "$work/torch/$(echo "$row" | tr -c 'a-z0-9_\n' -)"
   done
-  tar czf "$out/torch.tgz" -C /tmp torch 2>/dev/null
+  tar czf "$out/torch.tgz" -C "$work" torch 2>/dev/null
 fi
 if wants memcheck; then
   if command -v compute-sanitizer >/dev/null; then

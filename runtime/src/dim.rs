@@ -483,6 +483,13 @@ impl Dim {
         if self.bounds().0 > 1 {
             return true;
         }
+        // The smaller of `self` and a number above 1 is 1 where `self` is; where it is that number instead, the two do not fit.
+        if let Some(Atom::Min(pair)) = other.as_atom() {
+            let limit = if pair.0 == *self { &pair.1 } else { &pair.0 };
+            if (pair.0 == *self || pair.1 == *self) && limit.bounds().0 > 1 {
+                return true;
+            }
+        }
         let Repr::Sum(terms) = &self.0 else { return false };
         let [(atoms, 1..)] = &terms[..] else { return false };
         // Where a product of symbols is not 0, each of them is 1 or more.

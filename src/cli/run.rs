@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Give up when no rank finishes a step for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
-    /// Run so many times; the median and the fastest time are reported. Loading is not part of them.
+    /// Run N times and report the median and the fastest time, loading left out.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeat: u16,
     #[command(flatten)]

@@ -70,7 +70,7 @@ pub enum EmitError {
         types: String,
     },
     /// A node that the opset of the file does not have.
-    #[error("defect: the {op} that makes `{value}` is no operator of opset {opset}: {why}")]
+    #[error("defect: the {op} that makes `{value}` does not exist in opset {opset}: {why}")]
     Invalid {
         /// The operator.
         op: String,

@@ -41,6 +41,7 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
                 _ if x == y => Ok(x),
                 (Some(1), _) => Ok(y),
                 (_, Some(1)) => Ok(x),
+                (None, None) if akin(&x, &y) => same("broadcast extents", &x, &y).map(|()| x),
                 (None, None) => Ok(x.join(&y)),
                 // Execution shows whether a symbolic extent is 1 or the number.
                 (p, q) => Err(InferError {
@@ -51,6 +52,18 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape> {
             }
         })
         .collect()
+}
+
+/// Whether two extents are sums of symbols that share one, such as the keys of two layers, `past_0 + seq` and `past_1 + seq`. One of them may be 1
+/// and the other not, but no model means that: they are taken to be equal, which is stated and checked where inputs are bound.
+fn akin(x: &Dim, y: &Dim) -> bool {
+    let symbols = |d: &Dim| {
+        let mut s = std::collections::BTreeSet::new();
+        d.collect_symbols(&mut s);
+        let sum = s.iter().fold(Dim::from(0), |sum, name| &sum + &Dim::sym(name));
+        (s.len() > 1 && (d - &sum).as_const().is_some()).then_some(s)
+    };
+    matches!((symbols(x), symbols(y)), (Some(a), Some(b)) if !a.is_disjoint(&b))
 }
 
 /// Whether the operands of an operator broadcast for all values of the symbols. [`infer`] takes it for granted that extents fit together where

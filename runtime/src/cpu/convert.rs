@@ -227,7 +227,9 @@ macro_rules! by_integer {
 /// do, need no more: processors convert to 64 bits one by one.
 fn truncate<T>(x: &[f32], out: &mut [T], short: impl Fn(i32) -> T, long: impl Fn(i64) -> T) {
     for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
-        if fold(x, true, |ok, v: f32| ok & (v.abs() < 2_147_483_648.0), |a, b| a & b) {
+        // NaN is 0 in either form.
+        let larger = |m: f32, v: f32| if v.abs() > m { v.abs() } else { m };
+        if fold(x, 0.0, larger, larger) < 2_147_483_648.0 {
             map(x, out, |v| short(v as i32));
         } else {
             map(x, out, |v| long(v as i64));

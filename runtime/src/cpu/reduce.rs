@@ -140,7 +140,11 @@ pub(crate) fn softmax_row(row: &mut [f32], safe: Safe) {
         row.fill(0.0);
         return;
     }
-    each(row, |v| math::exp(v - max));
+    each(
+        row,
+        #[inline(always)]
+        |v| math::exp(v - max),
+    );
     let sum = simd::sum(row);
     if safe == Safe::Always && sum.is_nan() {
         row.fill(0.0);

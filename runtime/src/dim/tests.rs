@@ -104,6 +104,9 @@ fn broadcasts_are_sets() {
     // The last `seq` of `past + seq` tokens.
     let tail = slice_bounds(&d("-seq"), &Dim::from(i64::MAX), 1, &d("past + seq")).count;
     assert_eq!(tail.join(&d("seq")), d("seq"));
+    // A table of 128 positions of which seq are taken.
+    assert_eq!((join("seq", "min(128, seq)"), join("min(128, seq)", "seq")), (d("seq"), d("seq")));
+    assert_ne!(join("seq", "min(m, seq)"), d("seq"));
     let b = Bindings::from([("n".to_owned(), 1), ("m".to_owned(), 4)]);
     assert_eq!(join("n", "m").eval(&b), Ok(4));
     let b = Bindings::from([("n".to_owned(), 3), ("m".to_owned(), 4)]);

@@ -140,7 +140,9 @@ pub(super) fn celu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
 
 pub(super) fn leaky_relu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(0.01);
-    one(map_float(&x.tensor(0)?, |x| if x < 0.0 { alpha * x } else { x }))
+    let short = alpha as f32;
+    let blocks = |b: &mut [f32]| each(b, |v| if v < 0.0 { short * v } else { v });
+    one(map_blocks(&x.tensor(0)?, blocks, |x| if x < 0.0 { alpha * x } else { x }))
 }
 
 pub(super) fn thresholded_relu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
@@ -150,7 +152,9 @@ pub(super) fn thresholded_relu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data
 
 pub(super) fn hard_sigmoid(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (alpha, beta) = (c.float("alpha").unwrap_or(0.2), c.float("beta").unwrap_or(0.5));
-    one(map_float(&x.tensor(0)?, |x| (alpha * x + beta).clamp(0.0, 1.0)))
+    let (a, b) = (alpha as f32, beta as f32);
+    let blocks = |block: &mut [f32]| each(block, |v| (a * v + b).clamp(0.0, 1.0));
+    one(map_blocks(&x.tensor(0)?, blocks, |x| (alpha * x + beta).clamp(0.0, 1.0)))
 }
 
 pub(super) fn swish(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {

@@ -73,7 +73,13 @@ pub(super) fn log_softmax_of(lane: &mut [f64]) {
 /// Log-soft-max of f32 in place; the sum and its logarithm are in f64.
 fn log_softmax_row(row: &mut [f32]) {
     let top = simd::max(row);
-    let sum = simd::fold(row, 0.0, |s: f64, v: f32| s + f64::from(math::exp(v - top)), |a, b| a + b);
+    let sum = simd::fold(
+        row,
+        0.0,
+        #[inline(always)]
+        |s: f64, v: f32| s + f64::from(math::exp(v - top)),
+        |a, b| a + b,
+    );
     let from = f64::from(top) + sum.ln();
     simd::each(row, |v| (f64::from(v) - from) as f32);
 }
