@@ -89,13 +89,13 @@ fuzz: setup
 	SINTER_FUZZ_SECONDS=60 $(CARGO) test --locked --test it fuzz_models
 
 # Random models against ONNX Runtime for a minute: changed and generated ones, in every way that sinter offers. SEED chooses
-# others, FUZZ_SECONDS another time; `tests/ort/fuzz.py --help` tells how to run one case of a seed again.
+# others, FUZZ_SECONDS another time, MOST a number of cases; `tests/ort/fuzz.py --help` tells how to run one case of a seed again.
 SEED ?= 1
 FUZZ_SECONDS ?= 60
 fuzz-ort: setup $(VENV)/done
 	$(CARGO) build --quiet --locked
 	$(VENV)/bin/python tests/ort/fuzz.py --sinter target/debug/sinter --seconds $(FUZZ_SECONDS) --seed $(SEED) --jobs 2 \
-	  --out target/fuzz-ort fixtures $(wildcard $(ONNX)/onnx/backend/test/data/node) $(CASES)
+	  $(if $(MOST),--most $(MOST)) --out target/fuzz-ort fixtures $(CASES)
 
 # Runs the bundled small models and, where there are any, those beside the repository in every way that sinter offers, and compares
 # with the expected outputs; writes docs/cases.md.

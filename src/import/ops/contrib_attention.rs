@@ -76,7 +76,8 @@ pub(super) fn group_query(cx: &mut Context<'_>, n: &NodeProto) -> Result<Vec<Val
             at = given_positions(cx, given, &tokens, &total)?;
         }
         let (cos, sin) = (angles(cx, n, 7, at)?, angles(cx, n, 8, at)?);
-        let interleaved = attrs::flag(n, "rotary_interleaved", false);
+        // As ONNX Runtime: any other number than 1 means halves.
+        let interleaved = attrs::int(n, "rotary_interleaved") == Some(1);
         q = rotate(cx, q, cos, sin, interleaved)?;
         k = rotate(cx, k, cos, sin, interleaved)?;
     }
