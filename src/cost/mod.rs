@@ -66,9 +66,9 @@ impl CostModel {
         let sum = |ts: &[TensorType]| ts.iter().map(|t| self.bytes(t, p)).sum::<f64>();
         let read: f64 = inputs.iter().map(|t| sum(t)).sum();
         let written = sum(outputs);
-        let moved = |bytes: f64| (bytes / d.bytes_per_s * 1e9) as u64;
+        let moved = |bytes: f64| nanoseconds(bytes / d.bytes_per_s);
         let ranks = self.mapping.tp as f64;
-        let link = |l: &Link, bytes: f64| l.alpha_ns + (bytes / l.bytes_per_s * 1e9) as u64;
+        let link = |l: &Link, bytes: f64| l.alpha_ns + nanoseconds(bytes / l.bytes_per_s);
         let first = || inputs.first().map_or(0.0, |t| sum(t));
         match op {
             Op::Input { .. } | Op::Weight { .. } | Op::Const { .. } | Op::Dims { .. } => 0,
@@ -79,12 +79,12 @@ impl CostModel {
                 let experts = inputs[1][0].shape.first().map_or(1.0, |d| elements(std::slice::from_ref(d), p)).max(1.0);
                 let chosen = elements(&inputs[2][0].shape, p).min(experts) / experts;
                 let width = inputs[0][0].shape.last().map_or(1.0, |d| elements(std::slice::from_ref(d), p));
-                let compute = (2.0 * elements(&outputs[0].shape, p) * width / d.peak(outputs[0].dtype) * 1e9) as u64;
+                let compute = nanoseconds(2.0 * elements(&outputs[0].shape, p) * width / d.peak(outputs[0].dtype));
                 d.launch_ns + compute.max(moved(read - matrices * (1.0 - chosen) + written))
             }
             Op::Matmul { .. } | Op::Attention { .. } => {
                 let flops = flops(op, inputs, outputs, p);
-                let compute = (flops / d.peak(outputs[0].dtype) * 1e9) as u64;
+                let compute = nanoseconds(flops / d.peak(outputs[0].dtype));
                 d.launch_ns + compute.max(moved(read + written))
             }
             // Only the rows that are taken are read.
@@ -118,6 +118,11 @@ impl CostModel {
 
 fn elements(shape: &[Dim], p: &Bindings) -> f64 {
     shape.iter().map(|d| d.eval(p).unwrap_or(1) as f64).product()
+}
+
+/// Seconds in nanoseconds: at most what sums of some thousand times can hold.
+fn nanoseconds(seconds: f64) -> u64 {
+    ((seconds * 1e9) as u64).min(1 << 50)
 }
 
 /// Floating-point operations of a product or an attention.

@@ -276,12 +276,15 @@ pub(super) fn split(cx: &mut Context<'_>, n: &NodeProto) -> Result<Option<Vec<Sy
         },
         (None, Some(Val::Node(_))) => return Ok(None),
         (None, None) => {
-            let parts = attrs::int(n, "num_outputs").unwrap_or(n.output.len() as i64).max(1);
+            let parts = (n.output.len() as i64).max(1);
+            if attrs::int(n, "num_outputs").is_some_and(|p| p != parts) {
+                return Ok(None);
+            }
             let each = (len as i64 + parts - 1) / parts;
             (0..parts).map(|i| (len as i64 - i * each).clamp(0, each)).collect()
         }
     };
-    if x.scalar || sizes.iter().any(|s| *s < 0) || sizes.iter().sum::<i64>() != len as i64 {
+    if x.scalar || sizes.iter().any(|s| *s < 0) || sizes.iter().map(|&s| i128::from(s)).sum::<i128>() != len as i128 {
         return Ok(None);
     }
     let mut rest = &x.values[..];
