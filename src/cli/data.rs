@@ -82,7 +82,7 @@ pub(super) struct Side<'a> {
 
 /// Reads the values with the given names and types. NumPy has no bfloat16, so that f32 arrays
 /// stand for bf16 tensors, rounded to nearest. In a folder, value i is `<name>.npy` (the name as [`names::stem`] writes it),
-/// `<prefix>_<i>.npy` or `<prefix>_<i>.pb`; what is no tensor of numbers is read from the latter or `<name>.pb`. All that is
+/// `<prefix>_<i>.npy` or `<prefix>_<i>.pb`; sequences, strings and optional values are read from the latter or `<name>.pb`. All that is
 /// missing, surplus or ambiguous is reported at once.
 pub(super) fn read(path: &Path, side: Side<'_>) -> Result<Values, Failure> {
     let Side { prefix, values: declared, .. } = side;

@@ -187,7 +187,7 @@ pub fn emit<'w>(plan: &Plan, rank: usize, weights: &'w Weights, form: Form, data
 
 /// The file of a stage with its nodes.
 fn build<'p>(plan: &'p Plan, s: usize, place: Place, opsets: &Opsets) -> Result<Rank<'p>> {
-    // What a value that is no tensor of numbers is, only the nodes that make it tell: those of earlier stages too.
+    // The kind of a sequence, string or optional value follows from the nodes that make it, in earlier stages too.
     let mut sent = BTreeMap::new();
     let first = if plan.stages.iter().any(sends_opaque) { 0 } else { s };
     for stage in first..s {
@@ -197,7 +197,7 @@ fn build<'p>(plan: &'p Plan, s: usize, place: Place, opsets: &Opsets) -> Result<
     Rank::new(plan, s, place, opsets.clone(), sent).nodes()
 }
 
-/// Whether a value that is no tensor of numbers leaves a stage.
+/// Whether a stage sends a sequence, string or optional value.
 fn sends_opaque(stage: &Stage) -> bool {
     let opaque = |v: &ValueId| stage.value(*v).ty.dtype == DType::Opaque;
     stage.steps.iter().any(|t| matches!(t.op, Op::Send { .. }) && t.inputs.iter().any(opaque))
@@ -693,7 +693,7 @@ fn symbols(stage: &Stage, read: &[bool]) -> BTreeSet<String> {
     out
 }
 
-/// The declaration of an input or output; `kind` is what it is where it is no tensor of numbers.
+/// The declaration of an input or output; `kind` describes a sequence, string or optional value.
 fn declaration(name: &str, ty: &TensorType, kind: Option<&str>) -> Result<ValueInfoProto> {
     match kind.and_then(Kind::parse) {
         None => info(name, ty),

@@ -119,7 +119,7 @@ pub fn open(path: &Path) -> Result<Model, ImportError> {
     Ok(Model { path: path.to_owned(), proto, seed: None, frozen: false })
 }
 
-/// Says that a folder is no model, and which models are in it.
+/// The error for a folder in place of a model; it names the models in the folder.
 pub fn folder(path: &Path) -> ImportError {
     let entries =
         std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
