@@ -117,7 +117,13 @@ impl<'a> ModelWeights<'a> {
     fn of(entries: Vec<WeightEntry<'a>>, plan: &'a Plan, all: &'a Weights) -> Result<ModelWeights<'a>, Failure> {
         let bytes = |e: WeightEntry<'a>| {
             let data = match e.source {
-                WeightData::Bytes(all) if e.shape == e.source_shape => Cow::Borrowed(all),
+                // Kernels read elements in place where they are aligned, which a weight within an ONNX file need not be.
+                WeightData::Bytes(all) if e.shape == e.source_shape => {
+                    match all.as_ptr().addr() % e.dtype.size().max(1) {
+                        0 => Cow::Borrowed(all),
+                        _ => Cow::Owned(all.to_vec()),
+                    }
+                }
                 _ => Cow::Owned(e.tensor()?.bytes().to_vec()),
             };
             Ok((e.key, data))

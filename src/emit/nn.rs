@@ -292,13 +292,16 @@ fn one_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Option<St
     if b.is_native() && shared && *batch != one {
         return Ok(None);
     }
-    let rows = match b.is_native() {
-        true => vec![Dim::from(0), Dim::from(-1), half.clone()],
-        false => vec![Dim::from(-1), half.clone()],
-    };
+    let rows = [Dim::from(-1), half.clone()];
+    let native = b.is_native();
     let table = |b: &mut Builder, v: &Val| {
         let name = v.name.clone();
         b.once(format!("table {name}"), "rotary", |b| {
+            if native {
+                // The heads, of which there is one. A reshape with an extent to infer fails where there are no elements.
+                let heads = b.ints(&[1])?;
+                return Ok(b.op("Squeeze", &[&name, &heads], vec![]));
+            }
             let shape = b.extents(&rows)?;
             Ok(b.op("Reshape", &[&name, &shape], vec![]))
         })
@@ -317,7 +320,7 @@ fn one_rotary(b: &mut Builder, x: &[Val], interleaved: bool) -> Result<Option<St
             let limit = b.extent_scalar(&(batch * tokens))?;
             let step = b.extent_scalar(&one)?;
             let all = b.op("Range", &[&start, &limit, &step], vec![]);
-            let shape = b.extents(&[batch.clone(), Dim::from(-1)])?;
+            let shape = b.extents(&[batch.clone(), tokens.clone()])?;
             Ok(b.op("Reshape", &[&all, &shape], vec![]))
         })?
     };

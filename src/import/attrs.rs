@@ -22,6 +22,58 @@ pub(super) fn flag(n: &NodeProto, name: &str, default: bool) -> bool {
     int(n, name).map_or(default, |v| v != 0)
 }
 
+/// The attributes that are flags, whatever the operator.
+const FLAGS: &[&str] = &[
+    "align_corners",
+    "allowzero",
+    "antialias",
+    "causal",
+    "ceil_mode",
+    "center_point_box",
+    "count_include_pad",
+    "detect_negative",
+    "detect_positive",
+    "do_rotary",
+    "exclude_outside",
+    "exclusive",
+    "fmod",
+    "input_forget",
+    "interleaved",
+    "inverse",
+    "is_case_sensitive",
+    "is_causal",
+    "keepdims",
+    "largest",
+    "linear_before_reset",
+    "new_axis",
+    "noop_with_empty_axes",
+    "normalize_routing_weights",
+    "onesided",
+    "periodic",
+    "reverse",
+    "saturate",
+    "select_last_index",
+    "sliding_window_cache",
+    "sorted",
+    "spatial",
+    "training_mode",
+    "transA",
+    "transB",
+    "unidirectional",
+    "upper",
+    "use_sparse_mixer",
+];
+
+/// Refuses flags that are neither 0 nor 1: some runtimes take them for set, others do not.
+pub(super) fn check_flags(n: &NodeProto) -> Result<()> {
+    for name in FLAGS {
+        if let Some(v) = int(n, name).filter(|v| !(0..=1).contains(v)) {
+            return Err(OpError::from(format!("attribute `{name}` is {v}; it must be 0 or 1")));
+        }
+    }
+    Ok(())
+}
+
 /// A floating-point attribute.
 pub(super) fn float(n: &NodeProto, name: &str) -> Option<f32> {
     find(n, name).map(AttributeProto::f)

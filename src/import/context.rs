@@ -205,6 +205,7 @@ impl<'a> Context<'a> {
     /// Imports a node as an operator.
     pub(super) fn import_plain(&mut self, node: &NodeProto) -> Result<()> {
         super::node_name(node).clone_into(&mut self.origin);
+        super::attrs::check_flags(node)?;
         let own = if self.is_foreign(node)? {
             Err(OpError::from("it has operands of element types that sinter's own operators do not compute with"))
         } else {

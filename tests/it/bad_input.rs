@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use prost::Message as _;
-use sinter::import::proto::ModelProto;
+use sinter::import::proto::attribute_proto::AttributeType;
+use sinter::import::proto::{AttributeProto, ModelProto};
 
 use crate::broken::{self, node, weight};
 use crate::{cli, fixtures};
@@ -202,6 +203,16 @@ fn models() {
             custom.domain = Some("my.domain".to_owned());
             let nodes = vec![node("a", "Einsam", &["x"], &["p"]), custom, node("c", "Einsam", &["q"], &["y"])];
             saved(d, &broken::model(nodes, vec![]))
+        }),
+        ("flag-of-2", |d| {
+            let mut sum = node("a", "ReduceSum", &["x"], &["y"]);
+            sum.attribute.push(AttributeProto {
+                name: Some("keepdims".to_owned()),
+                r#type: Some(AttributeType::Int as i32),
+                i: Some(2),
+                ..AttributeProto::default()
+            });
+            saved(d, &broken::model(vec![sum], vec![]))
         }),
         ("wrong-operands", |d| {
             let mut w = weight("w");

@@ -132,6 +132,11 @@ class Judge:
         if problem:
             return Find("invalid", way, problem)
         status, got = self.ort.run(file, self.feeds)
+        if status != "ok" and "NOT_IMPLEMENTED" in str(got):
+            # The file is valid, and ONNX's own evaluator judges it: where ONNX Runtime has no kernel for a type, it takes the
+            # definition of an operator as a function, which ONNX has for some versions only.
+            self.count("emitted files that ONNX's reference evaluator judged")
+            status, got = oracle.reference(file, self.feeds)
         if status != "ok":
             return Find("unloadable", way, oracle.first_line(got))
         for i in good:

@@ -192,6 +192,23 @@ class Ort:
             return "crash", "ONNX Runtime ended"
 
 
+def reference(path, feeds):
+    """As Ort.run, by ONNX's reference evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        evaluator = ReferenceEvaluator(str(path))
+    except Exception as e:
+        return "load", f"{type(e).__name__}: {e}"
+    results = []
+    for feed in feeds:
+        try:
+            results.append(("ok", evaluator.run(None, feed)))
+        except Exception as e:
+            results.append(("run", f"{type(e).__name__}: {e}"))
+    return "ok", results
+
+
 def invalid(path, dialect):
     """What onnx.checker finds wrong with an emitted file, or None. The dialect `ort` has operators of ONNX Runtime in ONNX's domain."""
     import onnx

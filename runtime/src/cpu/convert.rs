@@ -7,6 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::KernelError;
+use super::math::small_int;
 use super::simd::{BLOCK, fold, map, parts};
 use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::tensor::{View, ViewMut};
@@ -83,6 +84,26 @@ pub(crate) fn float_blocks(
         DType::BF16 => halves::<bf16>(x, out, (size, threads), f),
         d => Err(KernelError::DType(d)),
     }
+}
+
+/// Lets `f` compute blocks of rows of `width` elements in f32 from those of `x`, and rounds them once to the storage type of `out`, which is that of `x`.
+pub(crate) fn float_map(
+    x: &View<'_>,
+    out: &mut ViewMut<'_>,
+    width: usize,
+    threads: usize,
+    f: impl Fn(&[f32], &mut [f32]) + Sync,
+) -> Result<(), KernelError> {
+    if x.dtype == DType::F32 {
+        let (x, width) = (typed::<f32>(x.bytes), width.max(1));
+        let size = width * (BLOCK / width).max(1);
+        parts(typed_mut(out.bytes)?, size, threads, |at, o: &mut [f32]| f(&x[at..at + o.len()], o));
+        return Ok(());
+    }
+    float_blocks(x, out, width, threads, |block| {
+        let from = block.to_vec();
+        f(&from, block);
+    })
 }
 
 /// The bytes as elements: in place where they are aligned, otherwise copied.
@@ -225,14 +246,22 @@ macro_rules! by_integer {
 
 /// Truncates towards zero to 64 bits, of which the result takes what fits. Blocks of numbers that fit 32 bits, which nearly all
 /// do, need no more: processors convert to 64 bits one by one.
-fn truncate<T>(x: &[f32], out: &mut [T], short: impl Fn(i32) -> T, long: impl Fn(i64) -> T) {
+fn truncate<T>(
+    x: &[f32],
+    out: &mut [T],
+    short: impl Fn(i32) -> T + Copy + 'static,
+    long: impl Fn(i64) -> T + Copy + 'static,
+) {
     for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
         // NaN is 0 in either form.
         let larger = |m: f32, v: f32| if v.abs() > m { v.abs() } else { m };
-        if fold(x, 0.0, larger, larger) < 2_147_483_648.0 {
-            map(x, out, |v| short(v as i32));
+        let largest = fold(x, 0.0, larger, larger);
+        if largest <= 4_194_304.0 {
+            map(x, out, move |v| short(small_int(v.trunc())));
+        } else if largest < 2_147_483_648.0 {
+            map(x, out, move |v| short(v as i32));
         } else {
-            map(x, out, |v| long(v as i64));
+            map(x, out, move |v| long(v as i64));
         }
     }
 }

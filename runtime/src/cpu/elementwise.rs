@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::convert::{Half, floats, ints, typed, typed_mut, write_floats, write_ints};
-use super::simd::{BLOCK, map, pairs};
+use super::simd::{BLOCK, map, pairs, vectorised};
 use super::walk::Walk;
 use super::{KernelError, Result, broadcast_shape, by_width, expect};
 use crate::dtype::DType;
@@ -14,7 +14,7 @@ use crate::op::Op;
 use crate::tensor::{View, ViewMut};
 
 /// What arithmetic needs of a number type beyond comparison.
-trait Number: Copy + PartialOrd {
+trait Number: Copy + PartialOrd + Send + Sync {
     fn add(self, o: Self) -> Self;
     fn sub(self, o: Self) -> Self;
     fn mul(self, o: Self) -> Self;
@@ -301,13 +301,52 @@ pub(super) fn select(c: &View<'_>, a: &View<'_>, b: &View<'_>, out: &mut ViewMut
     by_width!(a.dtype, T => {
         let (x, y, o) = (typed::<T>(a.bytes), typed::<T>(b.bytes), typed_mut::<T>(out.bytes)?);
         w.rows(|start, [ic, ix, iy], n, [sc, sx, sy]| {
-            for (i, o) in o[start..start + n].iter_mut().enumerate() {
-                let yes = c.bytes[ic + i * sc as usize] != 0;
-                *o = if yes { x[ix + i * sx as usize] } else { y[iy + i * sy as usize] };
+            let (o, [sc, sx, sy]) = (&mut o[start..start + n], [sc, sx, sy].map(|s| s as usize));
+            match (sc, sx, sy) {
+                (0, ..) => {
+                    let (from, at, step) = if c.bytes[ic] != 0 { (&x, ix, sx) } else { (&y, iy, sy) };
+                    match step {
+                        0 => o.fill(from[at]),
+                        1 => o.copy_from_slice(&from[at..at + n]),
+                        s => o.iter_mut().zip(from[at..].iter().step_by(s)).for_each(|(o, v)| *o = *v),
+                    }
+                }
+                (1, 1, 1) => choose(o, &c.bytes[ic..], &x[ix..], &y[iy..]),
+                (1, 1, 0) => choose_or(o, &c.bytes[ic..], &x[ix..], y[iy], false),
+                (1, 0, 1) => choose_or(o, &c.bytes[ic..], &y[iy..], x[ix], true),
+                _ => {
+                    for (i, o) in o.iter_mut().enumerate() {
+                        *o = if c.bytes[ic + i * sc] != 0 { x[ix + i * sx] } else { y[iy + i * sy] };
+                    }
+                }
             }
         });
     });
     Ok(())
+}
+
+/// Elements of `x` where the condition holds, else of `y`.
+fn choose<T: Copy>(out: &mut [T], condition: &[u8], x: &[T], y: &[T]) {
+    vectorised(
+        #[inline(always)]
+        move || {
+            for (((o, &c), &x), &y) in out.iter_mut().zip(condition).zip(x).zip(y) {
+                *o = if c != 0 { x } else { y };
+            }
+        },
+    );
+}
+
+/// `other` where the condition is as said, else elements of `x`.
+fn choose_or<T: Copy>(out: &mut [T], condition: &[u8], x: &[T], other: T, holds: bool) {
+    vectorised(
+        #[inline(always)]
+        move || {
+            for ((o, &c), &x) in out.iter_mut().zip(condition).zip(x) {
+                *o = if (c != 0) == holds { other } else { x };
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -23,11 +23,13 @@ pub(crate) struct Left {
 
 /// An element of an operand.
 pub(crate) trait Element: Copy + Sync {
+    const ZERO: Self;
     /// Its value.
     fn wide(self) -> i16;
 }
 
 impl Element for u8 {
+    const ZERO: Self = 0;
     #[inline(always)]
     fn wide(self) -> i16 {
         i16::from(self)
@@ -35,6 +37,7 @@ impl Element for u8 {
 }
 
 impl Element for i8 {
+    const ZERO: Self = 0;
     #[inline(always)]
     fn wide(self) -> i16 {
         i16::from(self)
@@ -42,17 +45,10 @@ impl Element for i8 {
 }
 
 impl Element for i16 {
+    const ZERO: Self = 0;
     #[inline(always)]
     fn wide(self) -> i16 {
         self
-    }
-}
-
-impl Element for i32 {
-    /// Operands fit 16 bits.
-    #[inline(always)]
-    fn wide(self) -> i16 {
-        self as i16
     }
 }
 
@@ -151,30 +147,44 @@ mod x86 {
         }
     }
 
-    /// Instructions with which a tile is computed.
+    /// Instructions with which a tile is computed: `$n` vectors make [`WIDE`] columns, of which `$pass` at a time stay in registers with
+    /// the sums of `R` rows, the first of which is `row`.
     macro_rules! tile {
-        ($name:ident, $simd:ty, $vector:ident, $n:literal, $zero:expr, $splat:expr, $madd:expr, $add:expr) => {
+        ($name:ident, $simd:ty, $vector:ident, $n:literal, $pass:literal, $zero:expr, $splat:expr, $madd:expr, $add:expr) => {
             #[inline(always)]
-            pub(super) fn $name<const R: usize>(v: $simd, a: &[[Pair; TALL]], b: &[[Pair; WIDE]]) -> [[i32; WIDE]; R] {
-                let mut sums = [[$zero(v); $n]; R];
-                for (a, b) in a.iter().zip(b) {
-                    let b: [std::arch::x86_64::$vector; $n] = pulp::cast(*b);
-                    for r in 0..R {
-                        let x = $splat(v, pulp::cast(a[r]));
-                        for h in 0..$n {
-                            sums[r][h] = $add(v, sums[r][h], $madd(v, x, b[h]));
+            pub(super) fn $name<const R: usize>(
+                v: $simd,
+                (a, row): (&[[Pair; TALL]], usize),
+                b: &[[Pair; WIDE]],
+                out: &mut [[i32; WIDE]],
+            ) {
+                const PART: usize = WIDE / $n * $pass;
+                for h in 0..$n / $pass {
+                    let mut sums = [[$zero(v); $pass]; R];
+                    for (a, b) in a.iter().zip(b) {
+                        let b: [std::arch::x86_64::$vector; $n] = pulp::cast(*b);
+                        for r in 0..R {
+                            let x = $splat(v, pulp::cast(a[row + r]));
+                            for i in 0..$pass {
+                                sums[r][i] = $add(v, sums[r][i], $madd(v, x, b[h * $pass + i]));
+                            }
                         }
                     }
+                    for r in 0..R {
+                        let part: [i32; PART] = pulp::cast(sums[r]);
+                        out[row + r][h * PART..(h + 1) * PART].copy_from_slice(&part);
+                    }
                 }
-                std::array::from_fn(|r| pulp::cast(sums[r]))
             }
         };
     }
 
+    // 32 registers hold a whole tile of 8 rows, 16 a quarter of one.
     tile!(
         tile512,
         Dot512,
         __m512i,
+        2,
         2,
         |v: Dot512| v.avx512f._mm512_setzero_si512(),
         |v: Dot512, x: i32| v.avx512f._mm512_set1_epi32(x),
@@ -186,11 +196,40 @@ mod x86 {
         pulp::x86::V3,
         __m256i,
         4,
+        2,
         |v: pulp::x86::V3| v.avx._mm256_setzero_si256(),
         |v: pulp::x86::V3, x: i32| v.avx._mm256_set1_epi32(x),
         |v: pulp::x86::V3, x, y| v.avx2._mm256_madd_epi16(x, y),
         |v: pulp::x86::V3, x, y| v.avx2._mm256_add_epi32(x, y)
     );
+
+    /// Columns that are multiplied at a time where the right operand is read in place.
+    pub(super) const STEP: usize = 16;
+
+    /// Adds the products of four elements of a row with those of four lines to `sums`, [`STEP`] columns at a time. Of each step, `sums`
+    /// holds the columns in the order 0 to 3, 8 to 11, 4 to 7, 12 to 15.
+    #[inline(always)]
+    pub(super) fn four_lines<T: super::Element>(v: pulp::x86::V3, a: [i16; 4], lines: [&[T]; 4], sums: &mut [i32]) {
+        let (x, y) =
+            (v.avx._mm256_set1_epi32(pulp::cast([a[0], a[1]])), v.avx._mm256_set1_epi32(pulp::cast([a[2], a[3]])));
+        let [p, q, r, s] = lines.map(|l| l.as_chunks::<STEP>().0);
+        let wide = |c: &[T; STEP]| -> std::arch::x86_64::__m256i {
+            pulp::cast(std::array::from_fn::<i16, STEP, _>(|i| c[i].wide()))
+        };
+        for ((((p, q), r), s), sums) in p.iter().zip(q).zip(r).zip(s).zip(sums.as_chunks_mut::<STEP>().0) {
+            let (p, q, r, s) = (wide(p), wide(q), wide(r), wide(s));
+            let low = v.avx2._mm256_add_epi32(
+                v.avx2._mm256_madd_epi16(x, v.avx2._mm256_unpacklo_epi16(p, q)),
+                v.avx2._mm256_madd_epi16(y, v.avx2._mm256_unpacklo_epi16(r, s)),
+            );
+            let high = v.avx2._mm256_add_epi32(
+                v.avx2._mm256_madd_epi16(x, v.avx2._mm256_unpackhi_epi16(p, q)),
+                v.avx2._mm256_madd_epi16(y, v.avx2._mm256_unpackhi_epi16(r, s)),
+            );
+            let [old_low, old_high]: [std::arch::x86_64::__m256i; 2] = pulp::cast(*sums);
+            *sums = pulp::cast([v.avx2._mm256_add_epi32(old_low, low), v.avx2._mm256_add_epi32(old_high, high)]);
+        }
+    }
 }
 
 /// A tile with the widest instructions of the processor.
@@ -201,14 +240,20 @@ fn tile<const R: usize>(a: &[[Pair; TALL]], b: &[[Pair; WIDE]], out: &mut [[i32;
         if let Some(v) = x86::Dot512::try_new() {
             return v.vectorize(
                 #[inline(always)]
-                || out.copy_from_slice(&x86::tile512::<R>(v, a, b)),
+                || x86::tile512::<R>(v, (a, 0), b, out),
             );
         }
         if let Some(v) = pulp::x86::V3::try_new() {
             return pulp::Simd::vectorize(
                 v,
                 #[inline(always)]
-                || out.copy_from_slice(&x86::tile256::<R>(v, a, b)),
+                || match R {
+                    TALL => {
+                        x86::tile256::<4>(v, (a, 0), b, out);
+                        x86::tile256::<4>(v, (a, 4), b, out);
+                    }
+                    _ => x86::tile256::<R>(v, (a, 0), b, out),
+                },
             );
         }
     }
@@ -233,6 +278,62 @@ impl Product {
     }
 }
 
+/// Pieces of a row that a thread computes at a time.
+const PIECES: usize = 8;
+
+/// The product of one row, which reads the right operand in place; false where the processor lacks the instructions. `out` has as many
+/// elements as there are columns or more.
+#[cfg(target_arch = "x86_64")]
+fn one_row<T: Element>(
+    left: &Left,
+    right: &[T],
+    columns: usize,
+    zero: Zero<'_>,
+    threads: usize,
+    out: &mut [i32],
+) -> bool {
+    let Some(v) = pulp::x86::V3::try_new() else { return false };
+    let row: Vec<i16> = left.pairs.iter().flat_map(|tall| tall[0]).take(left.depth).collect();
+    let total = row.iter().fold(0i32, |s, &a| s.wrapping_add(i32::from(a)));
+    let threads = if left.depth * columns >= 1 << 18 { threads } else { 1 };
+    super::simd::parts(out, PIECES * WIDE, threads, |first, out| {
+        let width = out.len().min(columns - first);
+        let whole = width / x86::STEP * x86::STEP;
+        let out = &mut out[..width];
+        let line = |l: usize| &right[l * columns + first..][..width];
+        let zeros = [T::ZERO; PIECES * WIDE];
+        pulp::Simd::vectorize(
+            v,
+            #[inline(always)]
+            || {
+                for l in (0..row.len()).step_by(4) {
+                    let a = std::array::from_fn(|i| row.get(l + i).copied().unwrap_or(0));
+                    let lines = std::array::from_fn(|i| if l + i < row.len() { line(l + i) } else { &zeros[..width] });
+                    x86::four_lines(v, a, lines.map(|l: &[T]| &l[..whole]), &mut out[..whole]);
+                    for c in whole..width {
+                        for i in 0..4 {
+                            out[c] = out[c].wrapping_add(i32::from(a[i]) * i32::from(lines[i][c].wide()));
+                        }
+                    }
+                }
+            },
+        );
+        for step in out[..whole].as_chunks_mut::<{ x86::STEP }>().0 {
+            let (a, rest) = step.split_at_mut(8);
+            a[4..].swap_with_slice(&mut rest[..4]);
+        }
+        for (c, o) in out.iter_mut().enumerate() {
+            *o = o.wrapping_sub(total.wrapping_mul(i32::from(zero.at(first + c))));
+        }
+    });
+    true
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn one_row<T: Element>(_: &Left, _: &[T], _: usize, _: Zero<'_>, _: usize, _: &mut [i32]) -> bool {
+    false
+}
+
 /// The product with a row-major matrix of `columns` columns; its zero points are by column. `left.depth` is its number of rows.
 pub(crate) fn product<T: Element>(left: &Left, right: &[T], columns: usize, zero: Zero<'_>, threads: usize) -> Product {
     let (rows, half) = (left.rows, left.depth.div_ceil(2));
@@ -241,6 +342,9 @@ pub(crate) fn product<T: Element>(left: &Left, right: &[T], columns: usize, zero
         return Product { pieces, rows, columns };
     }
     let right = &right[..left.depth * columns];
+    if rows == 1 && one_row(left, right, columns, zero, threads, pieces.as_flattened_mut()) {
+        return Product { pieces, rows, columns };
+    }
     let one = |packed: &mut Vec<[Pair; WIDE]>, (p, out): (usize, &mut [[i32; WIDE]])| {
         packed.resize(half, [[0; 2]; WIDE]);
         panel(right, columns, p * WIDE, zero, packed);

@@ -5,18 +5,30 @@
 /// Adding this to a number below 2^22 rounds it to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
+/// A whole number of at most 2^22 as an integer; NaN is 0. The conversion of the language, which saturates, is not vectorised.
+#[inline(always)]
+pub(crate) fn small_int(v: f32) -> i32 {
+    let v = if v.is_nan() { 0.0 } else { v };
+    (v + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
+}
+
+/// As [`small_int`], for numbers of 32 bits.
+#[inline(always)]
+pub(crate) fn int_of(v: f64) -> i32 {
+    let v = if v.is_nan() { 0.0 } else { v };
+    // Adding 1.5 * 2^52 leaves the integer in the low bits.
+    (v + 6_755_399_441_055_744.0).to_bits() as i32
+}
+
 /// 2^n for -126 <= n <= 127.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
 }
 
-/// e^x.
+/// n and p with e^x = 2^n (1 + p), for x between -104 and 89; NaN gives NaN.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
-    // Beyond these bounds the result is 0 or infinite. NaN fails both comparisons and stays.
-    let x = if x > 89.0 { 89.0 } else { x };
-    let x = if x < -104.0 { -104.0 } else { x };
+fn split_exp(x: f32) -> (i32, f32) {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let whole = shifted - ROUND;
@@ -29,7 +41,31 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
     let p = p.mul_add(r, 0.5);
-    let p = p.mul_add(r * r, r) + 1.0;
+    (n, p.mul_add(r * r, r))
+}
+
+/// e^x - 1.
+#[inline(always)]
+pub(crate) fn exp_m1(x: f32) -> f32 {
+    let inside = if x > 88.0 { 88.0 } else { x };
+    let inside = if inside < -104.0 { -104.0 } else { inside };
+    let (n, p) = split_exp(inside);
+    // 2^n p + (2^n - 1), where the second is exact or as small as the first is large.
+    let power = power_of_two(if n < -126 { -126 } else { n });
+    let y = power.mul_add(p, power - 1.0);
+    // The smallest numbers are their own results.
+    let y = if x.abs() < 1e-7 { x } else { y };
+    if x > 88.0 { exp(x) } else { y }
+}
+
+/// e^x.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Beyond these bounds the result is 0 or infinite. NaN fails both comparisons and stays.
+    let x = if x > 89.0 { 89.0 } else { x };
+    let x = if x < -104.0 { -104.0 } else { x };
+    let (n, p) = split_exp(x);
+    let p = p + 1.0;
     // In two factors, for results below the normal numbers and for 2^128.
     let half = n >> 1;
     p * power_of_two(half) * power_of_two(n - half)
@@ -157,6 +193,7 @@ mod tests {
     #[test]
     fn within_two_units_in_the_last_place() {
         assert!(worst(exp, f64::exp) < 1.1);
+        assert!(worst(exp_m1, f64::exp_m1) < 2.0);
         assert!(worst(erf, libm::erf) < 1.1);
         assert!(worst(tanh, f64::tanh) < 1.4);
         assert!(worst(ln, f64::ln) < 0.9);
@@ -164,13 +201,23 @@ mod tests {
     }
 
     #[test]
+    fn integers_of_whole_numbers() {
+        for v in [0, 1, -1, 255, -32_768, 4_194_304, -4_194_304] {
+            assert_eq!((small_int(v as f32), int_of(f64::from(v))), (v, v));
+        }
+        assert_eq!([i32::MIN, i32::MAX].map(|v| int_of(f64::from(v))), [i32::MIN, i32::MAX]);
+        assert_eq!((small_int(f32::NAN), int_of(f64::NAN), small_int(-0.0)), (0, 0, 0));
+    }
+
+    #[test]
     fn special_values() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);
         assert_eq!((exp(inf), exp(-inf), exp(0.0), exp(200.0), exp(-200.0)), (inf, 0.0, 1.0, inf, 0.0));
+        assert_eq!((exp_m1(inf), exp_m1(-inf), exp_m1(-0.0), exp_m1(1e-30)), (inf, -1.0, 0.0, 1e-30));
         assert_eq!((erf(inf), erf(-inf), erf(0.0)), (1.0, -1.0, 0.0));
         assert_eq!((tanh(inf), tanh(-inf), tanh(1e-30)), (1.0, -1.0, 1e-30));
         assert_eq!((ln(0.0), ln(inf), ln(1.0)), (-inf, inf, 0.0));
-        assert!(ln(-1.0).is_nan() && [exp, erf, tanh, ln, sigmoid].iter().all(|f| f(nan).is_nan()));
+        assert!(ln(-1.0).is_nan() && [exp, exp_m1, erf, tanh, ln, sigmoid].iter().all(|f| f(nan).is_nan()));
         assert_eq!((sigmoid(inf), sigmoid(-inf)), (1.0, 0.0));
     }
 }

@@ -1,10 +1,8 @@
 //! Matrix products through the `gemm` crate.
-#![allow(clippy::needless_range_loop, reason = "the compiler vectorises loops over the indices of several arrays")]
-
 use gemm::Parallelism;
 
 use super::convert::{floats, round_to, typed, typed_mut, widen};
-use super::simd::{each, pairs, parts, vectorised};
+use super::skinny::Skinny;
 use super::{KernelError, Result, broadcast_shape};
 use crate::dtype::DType;
 use crate::tensor::{View, ViewMut};
@@ -38,89 +36,8 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What products are computed in.
-pub(crate) trait Real: Copy + Send + Sync + 'static {
-    /// out := scale * a * b for one row `a`, where the columns or the rows of `b` lie side by side; false where neither does.
-    fn row(a: &[Self], b: Matrix<'_, Self>, scale: Self, out: &mut [Self], threads: usize) -> bool;
-}
-
-/// Columns, and rows, that are added up before they are added to the result.
-const COLUMNS: usize = 256;
-const ROWS: usize = 256;
-/// Partial sums of a product of two vectors.
-const SUMS: usize = 32;
-
-macro_rules! real {
-    ($t:ident) => {
-        impl Real for $t {
-            fn row(a: &[$t], b: Matrix<'_, $t>, scale: $t, out: &mut [$t], threads: usize) -> bool {
-                if b.col_step == 1 {
-                    parts(out, COLUMNS, threads, |first, out| {
-                        out.fill(0.0);
-                        for (block, a) in a.chunks(ROWS).enumerate() {
-                            let mut sums = [0.0; COLUMNS];
-                            let sums = &mut sums[..out.len()];
-                            vectorised(
-                                #[inline(always)]
-                                || {
-                                    let n = sums.len();
-                                    let line = |l: usize| &b.data[(block * ROWS + l) * b.row_step + first..][..n];
-                                    let (fours, rest) = a.as_chunks::<4>();
-                                    for (i, x) in fours.iter().enumerate() {
-                                        let (p, q) = (line(4 * i), line(4 * i + 1));
-                                        let (r, s) = (line(4 * i + 2), line(4 * i + 3));
-                                        for j in 0..p.len() {
-                                            sums[j] += (x[0] * p[j] + x[1] * q[j]) + (x[2] * r[j] + x[3] * s[j]);
-                                        }
-                                    }
-                                    for (i, &x) in rest.iter().enumerate() {
-                                        let p = line(4 * fours.len() + i);
-                                        for j in 0..p.len() {
-                                            sums[j] += x * p[j];
-                                        }
-                                    }
-                                },
-                            );
-                            pairs(out, sums, |o, s| o + s);
-                        }
-                        each(out, |o| o * scale);
-                    });
-                    return true;
-                }
-                if b.row_step == 1 {
-                    parts(out, 16, threads, |first, out| {
-                        for (c, o) in out.iter_mut().enumerate() {
-                            let line = &b.data[(first + c) * b.col_step..][..a.len()];
-                            *o = vectorised(
-                                #[inline(always)]
-                                || {
-                                    let mut sums = [0.0; SUMS];
-                                    let ((x, x_rest), (y, y_rest)) = (a.as_chunks::<SUMS>(), line.as_chunks::<SUMS>());
-                                    for (x, y) in x.iter().zip(y) {
-                                        for j in 0..SUMS {
-                                            sums[j] += x[j] * y[j];
-                                        }
-                                    }
-                                    for (s, (x, y)) in sums.iter_mut().zip(x_rest.iter().zip(y_rest)) {
-                                        *s += x * y;
-                                    }
-                                    sums.iter().sum::<$t>() * scale
-                                },
-                            );
-                        }
-                    });
-                    return true;
-                }
-                false
-            }
-        }
-    };
-}
-real!(f32);
-real!(f64);
-
 /// out := scale * a * b, with `out` row-major and `out_step` elements from row to row.
-pub(crate) fn product<T: Real>(
+pub(crate) fn product<T: Skinny>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     out: &mut [T],
@@ -149,10 +66,10 @@ pub(crate) fn product<T: Real>(
         return Err(KernelError::Shape(format!("a product of {m}x{k} and {}x{n} matrices", b.rows)));
     }
     let threads = match parallelism {
-        Parallelism::Rayon(threads) if k * n >= 1 << 15 => threads,
+        Parallelism::Rayon(threads) if m * k * n >= 1 << 18 => threads,
         _ => 1,
     };
-    if m == 1 && a.col_step == 1 && T::row(&a.data[..k], b, scale, &mut out[..n], threads) {
+    if T::few_rows(a, b, scale, out, out_step, threads) {
         return Ok(());
     }
     // SAFETY: the greatest offset that each matrix reaches was just checked to lie within its slice, and
@@ -262,7 +179,7 @@ fn oriented<T>(data: &[T], k: usize, n: usize, trans_b: bool) -> Matrix<'_, T> {
     if trans_b { Matrix::rows(data, n, k).t() } else { Matrix::rows(data, k, n) }
 }
 
-fn in_place<T: Real>(
+fn in_place<T: Skinny>(
     layout: &Layout,
     a: &[T],
     b: &[T],

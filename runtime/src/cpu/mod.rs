@@ -20,6 +20,7 @@ mod packed;
 pub mod quantize;
 pub(crate) mod reduce;
 pub(crate) mod simd;
+pub(crate) mod skinny;
 mod unary;
 pub(crate) mod walk;
 

@@ -49,7 +49,7 @@ impl<'a> Rows<'a> {
         match &self.bias {
             None => simd::vectorised(
                 #[inline(always)]
-                || {
+                move || {
                     for ((o, &v), &w) in out.iter_mut().zip(x).zip(weight) {
                         *o = (v - mean) * scale * w;
                     }
@@ -57,7 +57,7 @@ impl<'a> Rows<'a> {
             ),
             Some(bias) => simd::vectorised(
                 #[inline(always)]
-                || {
+                move || {
                     for (((o, &v), &w), &b) in out.iter_mut().zip(x).zip(weight).zip(&**bias) {
                         *o = (v - mean) * scale * w + b;
                     }

@@ -65,7 +65,7 @@ pub(super) fn reduce(kind: Kind, x: &View<'_>, axes: &[i64], keepdims: bool, out
         (DType::F64, Kind::Max) => accumulate(&walk, &typed::<f64>(x.bytes), &mut sums, start, larger, larger),
         (DType::F64, _) => accumulate(&walk, &typed::<f64>(x.bytes), &mut sums, start, sum, sum),
         (_, Kind::Max) => {
-            accumulate(&walk, &floats(x)?, &mut sums, start, |a, b: f32| larger(a, f64::from(b)), larger);
+            accumulate(&walk, &floats(x)?, &mut sums, start, move |a, b: f32| larger(a, f64::from(b)), larger);
         }
         _ => accumulate(&walk, &floats(x)?, &mut sums, start, |a, b: f32| a + f64::from(b), sum),
     }
@@ -88,18 +88,18 @@ pub(crate) fn accumulate<T: Copy, A: Copy>(
     x: &[T],
     into: &mut [A],
     neutral: A,
-    f: impl Fn(A, T) -> A,
-    join: impl Fn(A, A) -> A,
+    f: impl Fn(A, T) -> A + Copy + 'static,
+    join: impl Fn(A, A) -> A + Copy + 'static,
 ) {
     walk.rows(|start, [at], n, [step]| {
         let row = &x[start..start + n];
         match step {
-            0 => into[at] = join(into[at], fold(row, neutral, &f, &join)),
+            0 => into[at] = join(into[at], fold(row, neutral, f, join)),
             1 => {
                 let into = &mut into[at..at + n];
                 vectorised(
                     #[inline(always)]
-                    || {
+                    move || {
                         for (o, &v) in into.iter_mut().zip(row) {
                             *o = f(*o, v);
                         }
@@ -143,7 +143,7 @@ pub(crate) fn softmax_row(row: &mut [f32], safe: Safe) {
     each(
         row,
         #[inline(always)]
-        |v| math::exp(v - max),
+        move |v| math::exp(v - max),
     );
     let sum = simd::sum(row);
     if safe == Safe::Always && sum.is_nan() {
@@ -151,7 +151,7 @@ pub(crate) fn softmax_row(row: &mut [f32], safe: Safe) {
         return;
     }
     let scale = (1.0 / sum) as f32;
-    each(row, |v| v * scale);
+    each(row, move |v| v * scale);
 }
 
 /// Soft-max of the columns of a matrix of `inner` columns in place.
@@ -162,7 +162,7 @@ fn softmax_columns(block: &mut [f32], inner: usize, safe: Safe) {
         let (max, sum) = (&max, &mut sum);
         vectorised(
             #[inline(always)]
-            || {
+            move || {
                 for ((v, &m), s) in row.iter_mut().zip(max).zip(sum) {
                     // What is -infinity throughout, or NaN, does not become a number.
                     let masked = safe == Safe::Masked && m == f32::NEG_INFINITY && !v.is_nan();

@@ -29,12 +29,24 @@ pub(crate) fn parts<T: Send>(out: &mut [T], size: usize, threads: usize, f: impl
     }
 }
 
+/// As [`parts`] where the work for an element is small: a thread takes as many parts at a time as make a [`BLOCK`].
+pub(crate) fn rows<T: Send>(out: &mut [T], size: usize, threads: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let size = size.max(1);
+    let several = BLOCK.div_ceil(size) * size;
+    parts(out, several, threads, |start, several| {
+        several.chunks_mut(size).enumerate().for_each(|(i, part)| f(start + i * size, part));
+    });
+}
+
 /// Replaces each element.
+///
+/// Here and below `f` owns what it uses (`'static`): a variable that is captured by reference would be read anew after each store,
+/// which might have changed it, and the loop would not be vectorised.
 #[inline(always)]
-pub(crate) fn each<T: Copy>(v: &mut [T], f: impl Fn(T) -> T) {
+pub(crate) fn each<T: Copy>(v: &mut [T], f: impl Fn(T) -> T + 'static) {
     vectorised(
         #[inline(always)]
-        || {
+        move || {
             for x in v.iter_mut() {
                 *x = f(*x);
             }
@@ -44,10 +56,10 @@ pub(crate) fn each<T: Copy>(v: &mut [T], f: impl Fn(T) -> T) {
 
 /// Computes each element of `out` from that of `x`.
 #[inline(always)]
-pub(crate) fn map<A: Copy, B>(x: &[A], out: &mut [B], f: impl Fn(A) -> B) {
+pub(crate) fn map<A: Copy, B>(x: &[A], out: &mut [B], f: impl Fn(A) -> B + 'static) {
     vectorised(
         #[inline(always)]
-        || {
+        move || {
             for (o, &v) in out.iter_mut().zip(x) {
                 *o = f(v);
             }
@@ -57,10 +69,10 @@ pub(crate) fn map<A: Copy, B>(x: &[A], out: &mut [B], f: impl Fn(A) -> B) {
 
 /// Replaces each element of `x` by a function of it and that of `y`.
 #[inline(always)]
-pub(crate) fn pairs<T: Copy>(x: &mut [T], y: &[T], f: impl Fn(T, T) -> T) {
+pub(crate) fn pairs<T: Copy>(x: &mut [T], y: &[T], f: impl Fn(T, T) -> T + 'static) {
     vectorised(
         #[inline(always)]
-        || {
+        move || {
             for (x, &y) in x.iter_mut().zip(y) {
                 *x = f(*x, y);
             }
@@ -73,10 +85,15 @@ const LANES: usize = 16;
 
 /// Reduces a slice. `join` must be associative but for rounding; `start` is its neutral element.
 #[inline(always)]
-pub(crate) fn fold<A: Copy, T: Copy>(x: &[T], start: A, each: impl Fn(A, T) -> A, join: impl Fn(A, A) -> A) -> A {
+pub(crate) fn fold<A: Copy, T: Copy>(
+    x: &[T],
+    start: A,
+    each: impl Fn(A, T) -> A + 'static,
+    join: impl Fn(A, A) -> A + 'static,
+) -> A {
     vectorised(
         #[inline(always)]
-        || {
+        move || {
             let mut lanes = [start; LANES];
             let (whole, rest) = x.as_chunks::<LANES>();
             for v in whole {
@@ -99,7 +116,7 @@ pub(crate) fn sum(x: &[f32]) -> f64 {
 
 /// The sum of the squared distances from a number, in f64.
 pub(crate) fn squares(x: &[f32], from: f64) -> f64 {
-    let square = |s: f64, v: f32| {
+    let square = move |s: f64, v: f32| {
         let d = f64::from(v) - from;
         s + d * d
     };

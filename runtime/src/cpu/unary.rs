@@ -1,7 +1,7 @@
 //! Kernels of one operand that compute element by element, and products with such a function of the other operand.
 
-use super::convert::{float_blocks, floats, ints, typed, typed_mut, write_floats, write_ints};
-use super::simd::{BLOCK, each, map, parts};
+use super::convert::{float_map, floats, ints, typed, typed_mut, write_floats, write_ints};
+use super::simd::{BLOCK, map, parts};
 use super::walk::Walk;
 use super::{KernelError, Result, broadcast_shape, expect, math};
 use crate::dtype::DType;
@@ -11,27 +11,30 @@ use crate::tensor::{View, ViewMut};
 /// Replaces the elements of a block.
 type Block = fn(&mut [f32]);
 
-/// A function of f32.
-fn block(op: &Op) -> Option<Block> {
+/// Computes elements from others.
+type Map = fn(&[f32], &mut [f32]);
+
+/// A function of elements of f32.
+fn block(op: &Op) -> Option<Map> {
     Some(match op {
-        Op::Neg {} => |v| each(v, |x| -x),
-        Op::Abs {} => |v| each(v, f32::abs),
-        Op::Sqrt {} => |v| each(v, f32::sqrt),
-        Op::Reciprocal {} => |v| each(v, f32::recip),
-        Op::Exp {} => |v| each(v, math::exp),
-        Op::Log {} => |v| each(v, math::ln),
-        Op::Sigmoid {} => |v| each(v, math::sigmoid),
-        Op::Tanh {} => |v| each(v, math::tanh),
-        Op::Erf {} => |v| each(v, math::erf),
-        Op::Cos {} => |v| each(v, f32::cos),
-        Op::Sin {} => |v| each(v, f32::sin),
+        Op::Neg {} => |x, o| map(x, o, |x| -x),
+        Op::Abs {} => |x, o| map(x, o, f32::abs),
+        Op::Sqrt {} => |x, o| map(x, o, f32::sqrt),
+        Op::Reciprocal {} => |x, o| map(x, o, f32::recip),
+        Op::Exp {} => |x, o| map(x, o, math::exp),
+        Op::Log {} => |x, o| map(x, o, math::ln),
+        Op::Sigmoid {} => |x, o| map(x, o, math::sigmoid),
+        Op::Tanh {} => |x, o| map(x, o, math::tanh),
+        Op::Erf {} => |x, o| map(x, o, math::erf),
+        Op::Cos {} => |x, o| map(x, o, f32::cos),
+        Op::Sin {} => |x, o| map(x, o, f32::sin),
         // Written as a comparison so that NaN stays NaN.
-        Op::Relu {} => |v| each(v, |x| if x < 0.0 { 0.0 } else { x }),
-        Op::Floor {} => |v| each(v, f32::floor),
-        Op::Ceil {} => |v| each(v, f32::ceil),
-        Op::Silu {} => |v| each(v, math::silu),
-        Op::Gelu { tanh: false } => |v| each(v, math::gelu_erf),
-        Op::Gelu { tanh: true } => |v| each(v, math::gelu_tanh),
+        Op::Relu {} => |x, o| map(x, o, |x| if x < 0.0 { 0.0 } else { x }),
+        Op::Floor {} => |x, o| map(x, o, f32::floor),
+        Op::Ceil {} => |x, o| map(x, o, f32::ceil),
+        Op::Silu {} => |x, o| map(x, o, math::silu),
+        Op::Gelu { tanh: false } => |x, o| map(x, o, math::gelu_erf),
+        Op::Gelu { tanh: true } => |x, o| map(x, o, math::gelu_tanh),
         _ => return None,
     })
 }
@@ -96,7 +99,7 @@ pub(super) fn unary(op: &Op, x: &View<'_>, out: &mut ViewMut<'_>, threads: usize
             });
             Ok(())
         }
-        d if d.is_float() => float_blocks(x, out, 1, threads, block(op).ok_or_else(unsupported)?),
+        d if d.is_float() => float_map(x, out, 1, threads, block(op).ok_or_else(unsupported)?),
         DType::Bool => Err(unsupported()),
         _ => {
             let f: fn(i64) -> i64 = match op {

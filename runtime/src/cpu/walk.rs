@@ -1,6 +1,10 @@
 //! Visits the elements of a result in order while following broadcast or strided operands.
 
 use super::KernelError;
+use super::simd::parts;
+
+/// Elements from which on several threads combine two operands.
+const PARALLEL: usize = 1 << 17;
 
 /// The extents of a result and, per axis, the steps of `N` operands in elements.
 ///
@@ -114,14 +118,23 @@ impl<const N: usize> Walk<N> {
             let outer = Walk { dims: [lead, &[1]].concat(), steps: [&self.steps[..last], &[[0; N]]].concat() };
             outer.rows_from(start, |o, at, _, _| {
                 let out = &mut out[o * rows * columns..][..rows * columns];
+                let column = |c: usize, r: usize| (at[0] + c as isize * step) as usize + r;
                 for r0 in (0..rows).step_by(TILE) {
                     for c0 in (0..columns).step_by(TILE) {
-                        for r in r0..(r0 + TILE).min(rows) {
-                            let first = at[0] + r as isize;
-                            let line = &mut out[r * columns + c0..][..TILE.min(columns - c0)];
-                            for (c, o) in line.iter_mut().enumerate() {
-                                *o = x[(first + (c0 + c) as isize * step) as usize];
+                        let (high, wide) = (TILE.min(rows - r0), TILE.min(columns - c0));
+                        if (high, wide) == (TILE, TILE) {
+                            let lines: [&[T]; TILE] = std::array::from_fn(|c| &x[column(c0 + c, r0)..][..TILE]);
+                            for r in 0..TILE {
+                                let line = &mut out[(r0 + r) * columns + c0..][..TILE];
+                                for c in 0..TILE {
+                                    line[c] = lines[c][r];
+                                }
                             }
+                            continue;
+                        }
+                        for r in r0..r0 + high {
+                            let line = &mut out[r * columns + c0..][..wide];
+                            line.iter_mut().enumerate().for_each(|(c, o)| *o = x[column(c0 + c, r)]);
                         }
                     }
                 }
@@ -140,10 +153,31 @@ impl<const N: usize> Walk<N> {
 }
 
 impl Walk<2> {
-    /// Combines two operands element by element.
-    pub(crate) fn zip<A: Copy, B: Copy, O>(&self, a: &[A], b: &[B], out: &mut [O], f: impl Fn(A, B) -> O) {
-        self.rows(|o, [ia, ib], n, steps| {
-            let dst = &mut out[o..o + n];
+    /// Combines two operands element by element, on all threads where there are many.
+    pub(crate) fn zip<A: Copy + Sync, B: Copy + Sync, O: Send>(
+        &self,
+        a: &[A],
+        b: &[B],
+        out: &mut [O],
+        f: impl Fn(A, B) -> O + Sync,
+    ) {
+        let threads = rayon::current_num_threads();
+        let first = self.dims.first().copied().unwrap_or(0);
+        if threads == 1 || out.len() < PARALLEL || first < threads {
+            return self.zip_from([0; 2], a, b, out, &f);
+        }
+        let (inner, steps) = (out.len() / first, self.steps[0]);
+        parts(out, first.div_ceil(threads) * inner, threads, |at, out| {
+            let mut dims = self.dims.clone();
+            dims[0] = out.len() / inner;
+            let start = steps.map(|s| (at / inner) as isize * s);
+            Walk { dims, steps: self.steps.clone() }.zip_from(start, a, b, out, &f);
+        });
+    }
+
+    fn zip_from<A: Copy, B: Copy, O>(&self, start: [isize; 2], a: &[A], b: &[B], out: &mut [O], f: impl Fn(A, B) -> O) {
+        self.rows_from(start, |o, at, n, steps| {
+            let (dst, [ia, ib]) = (&mut out[o..o + n], at.map(|i| i as usize));
             match steps {
                 [1, 1] => {
                     for ((d, &x), &y) in dst.iter_mut().zip(&a[ia..ia + n]).zip(&b[ib..ib + n]) {

@@ -183,7 +183,10 @@ impl<'a> Args<'a> {
         if v.dtype.is_float() || v.dtype.is_minifloat() {
             return Err(StandardError::new(format!("operand {i} is {}, not integers", v.dtype)));
         }
-        Ok(Some(v.bytes.chunks_exact(v.dtype.size()).map(|b| element_i64(v.dtype, b)).collect()))
+        Ok(Some(match v.dtype {
+            DType::I64 => typed(v.bytes).into_owned(),
+            d => v.bytes.chunks_exact(d.size()).map(|b| element_i64(d, b)).collect(),
+        }))
     }
 
     /// The only element of a tensor, where it is there.

@@ -6,8 +6,8 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{Data, StandardError, broadcast, broadcast_index, native};
-use crate::cpu::convert::float_blocks;
-use crate::cpu::simd::{BLOCK, map, parts};
+use crate::cpu::convert::float_map;
+use crate::cpu::simd::{BLOCK, map, rows};
 use crate::dtype::{DType, bf16_from_f64, f16_from_f64};
 use crate::minifloat;
 use crate::tensor::{Tensor, View};
@@ -257,7 +257,21 @@ pub(super) fn fill_by<T: Pod + Send>(
     let mut t = Tensor::zeros(dtype, shape)?;
     let out = bytemuck::try_cast_slice_mut::<u8, T>(t.bytes_mut())
         .map_err(|e| StandardError::new(format!("a result is not aligned: {e}")))?;
-    parts(out, size, rayon::current_num_threads(), f);
+    rows(out, size, rayon::current_num_threads(), f);
+    Ok(t.into())
+}
+
+/// A tensor of native elements that `f` writes as a whole; they are zeros before.
+pub(super) fn fill_whole<T: Pod>(
+    dtype: DType,
+    shape: &[usize],
+    f: impl FnOnce(&mut [T]) -> Result<()>,
+) -> Result<Data> {
+    super::count(dtype, shape)?;
+    let mut t = Tensor::zeros(dtype, shape)?;
+    let out = bytemuck::try_cast_slice_mut::<u8, T>(t.bytes_mut())
+        .map_err(|e| StandardError::new(format!("a result is not aligned: {e}")))?;
+    f(out)?;
     Ok(t.into())
 }
 
@@ -278,10 +292,10 @@ pub(super) fn spread<'a, T: Pod>(x: Cow<'a, [T]>, from: &[usize], to: &[usize]) 
 }
 
 /// A function of each floating-point element.
-pub(super) fn map_float(x: &View<'_>, f: impl Fn(f64) -> f64 + Sync) -> Result<Data> {
+pub(super) fn map_float(x: &View<'_>, f: impl Fn(f64) -> f64 + Copy + Sync + 'static) -> Result<Data> {
     if x.dtype == DType::F32 {
         let v = native::<f32>(x);
-        return fill(x.dtype, x.shape, |at, out: &mut [f32]| map(&v[at..], out, |v: f32| f(f64::from(v)) as f32));
+        return fill(x.dtype, x.shape, |at, out: &mut [f32]| map(&v[at..], out, move |v: f32| f(f64::from(v)) as f32));
     }
     map_other(x, &f)
 }
@@ -299,8 +313,8 @@ fn map_other(x: &View<'_>, f: &(dyn Fn(f64) -> f64 + Sync)) -> Result<Data> {
 /// A function of blocks of f32, f16 or bf16 in f32; another one of f64.
 pub(super) fn map_blocks(
     x: &View<'_>,
-    f: impl Fn(&mut [f32]) + Sync,
-    wide: impl Fn(f64) -> f64 + Sync,
+    f: impl Fn(&[f32], &mut [f32]) + Sync,
+    wide: impl Fn(f64) -> f64 + Copy + Sync + 'static,
 ) -> Result<Data> {
     if x.dtype == DType::F64 || !x.dtype.is_float() {
         return map_float(x, wide);
@@ -309,10 +323,10 @@ pub(super) fn map_blocks(
 }
 
 /// A function of blocks of rows of `width` elements of f32, f16 or bf16, in f32.
-pub(super) fn map_rows(x: &View<'_>, width: usize, f: impl Fn(&mut [f32]) + Sync) -> Result<Data> {
+pub(super) fn map_rows(x: &View<'_>, width: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Result<Data> {
     super::count(x.dtype, x.shape)?;
     let mut t = Tensor::zeros(x.dtype, x.shape)?;
-    float_blocks(x, &mut t.view_mut(), width, rayon::current_num_threads(), f)
+    float_map(x, &mut t.view_mut(), width, rayon::current_num_threads(), f)
         .map_err(|e| StandardError::new(e.to_string()))?;
     Ok(t.into())
 }

@@ -2,6 +2,7 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::super::elem::{dtype_of_code, fill, fill_by, is_int, make, range, round_to, same_type};
 use super::super::{
@@ -9,7 +10,8 @@ use super::super::{
     native,
 };
 use crate::cpu::convert::{floats as narrow_floats, round_through};
-use crate::cpu::integer::{self, Element, Left, Zero, product};
+use crate::cpu::integer::{self, Left, Zero, product};
+use crate::cpu::math;
 use crate::cpu::simd::{self, BLOCK, map, vectorised};
 use crate::dtype::DType;
 use crate::minifloat;
@@ -204,20 +206,19 @@ fn quantize_blocks(
             let v = q.round_ties_even() + z;
             let v = if v < low { low } else { v };
             let v = if v > high { high } else { v };
-            // NaN becomes 0.
-            v as i32 as T
+            math::small_int(v) as T
         };
-        let through = |q: f32| match precision {
+        let through = move |q: f32| match precision {
             DType::F16 => f16::from_f32(q).to_f32(),
             DType::BF16 => bf16::from_f32(q).to_f32(),
             _ => q,
         };
         scales.runs((to, x.shape), &values, (&step, &zero), |x, step, zero, out: &mut [T]| match (step, zero) {
-            (&[s], &[z]) if precision == DType::F32 => map(x, out, |v| one(v / s, z)),
-            (&[s], &[z]) => map(x, out, |v| one(through(v / s), z)),
+            (&[s], &[z]) if precision == DType::F32 => map(x, out, move |v| one(v / s, z)),
+            (&[s], &[z]) => map(x, out, move |v| one(through(v / s), z)),
             _ => vectorised(
                 #[inline(always)]
-                || {
+                move || {
                     for (i, o) in out.iter_mut().enumerate() {
                         let q = x[i] / step[i];
                         *o = one(if precision == DType::F32 { q } else { through(q) }, zero[i]);
@@ -249,10 +250,10 @@ pub(super) fn dequantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<
             ($t:ty) => {
                 scales.runs(result, &native::<$t>(&x), (&step, &zeros), |x, step, zero, out: &mut [f32]| {
                     match (step, zero) {
-                        (&[s], &[z]) => map(x, out, |v: $t| (f32::from(v) - z) * s),
+                        (&[s], &[z]) => map(x, out, move |v: $t| (f32::from(v) - z) * s),
                         _ => vectorised(
                             #[inline(always)]
-                            || {
+                            move || {
                                 for (i, o) in out.iter_mut().enumerate() {
                                     *o = (f32::from(x[i]) - zero[i]) * step[i];
                                 }
@@ -272,7 +273,7 @@ pub(super) fn dequantize_linear(c: &Call, args: &Args<'_>) -> Result<Vec<Option<
                 let one = |v: i32, s: f32| (f64::from(v) * f64::from(s)) as f32;
                 let v = native::<i32>(&x);
                 Some(scales.runs(result, &v, (&step, &zeros), |x, step, _, out: &mut [f32]| match step {
-                    &[s] => map(x, out, |v| one(v, s)),
+                    &[s] => map(x, out, move |v| one(v, s)),
                     _ => out.iter_mut().enumerate().for_each(|(i, o)| *o = one(x[i], step[i])),
                 }))
             }
@@ -299,9 +300,10 @@ pub(super) fn dynamic_quantize_linear(_: &Call, args: &Args<'_>) -> Result<Vec<O
     let values = native::<f32>(&x);
     let high = simd::fold(&values, 0f32, |m: f32, v| if v > m { v } else { m }, |a, b| if b > a { b } else { a });
     let low = simd::fold(&values, 0f32, |m: f32, v| if v < m { v } else { m }, |a, b| if b < a { b } else { a });
-    let scale = if high == low { 1.0 } else { high - low } / 255.0;
+    // As ONNX Runtime where all elements are 0, or there are none.
+    let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
     let zero = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even();
-    let y = |v: f32| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8;
+    let y = move |v: f32| math::small_int(((v / scale).round_ties_even() + zero).clamp(0.0, 255.0)) as u8;
     Ok(vec![
         Some(fill(DType::U8, x.shape, |at, out: &mut [u8]| map(&values[at..], out, y))?),
         Some(make(DType::F32, &[], [scale])?),
@@ -424,21 +426,21 @@ fn integer_products(p: &Product, a: &View<'_>, b: &View<'_>, zero: (&[f64], &[f6
     fn zeros(z: &[i16]) -> Zero<'_> {
         if let [z] = *z { Zero::One(z) } else { Zero::Each(z) }
     }
-    fn right<T: Element + Pod>(l: &Left, b: &[u8], n: usize, zero: Zero<'_>) -> integer::Product {
-        product::<T>(l, bytemuck::cast_slice(b), n, zero, rayon::current_num_threads())
-    }
+    // Several matrices keep the threads busy without each being cut.
+    let threads = if stack_a.len() > 1 { 1 } else { rayon::current_num_threads() };
+    let right = |left: &Left, elements: &[u8]| match b.dtype {
+        DType::I8 => product::<i8>(left, bytemuck::cast_slice(elements), n, zeros(&zb), threads),
+        _ => product(left, elements, n, zeros(&zb), threads),
+    };
     let one = |(&i, &j): (&usize, &usize)| {
         let (x, y) = (&a.bytes[i * m * k..(i + 1) * m * k], &b.bytes[j * k * n..(j + 1) * k * n]);
         let left = match a.dtype {
             DType::I8 => Left::new::<i8>(bytemuck::cast_slice(x), m, k, zeros(&za)),
             _ => Left::new(x, m, k, zeros(&za)),
         };
-        match b.dtype {
-            DType::I8 => right::<i8>(&left, y, n, zeros(&zb)),
-            _ => right::<u8>(&left, y, n, zeros(&zb)),
-        }
+        right(&left, y)
     };
-    Ok(stack_a.iter().zip(&stack_b).map(one).collect())
+    Ok(stack_a.par_iter().zip(&stack_b).map(one).collect())
 }
 
 fn bytes(x: &View<'_>) -> bool {
@@ -496,19 +498,22 @@ pub(super) fn qlinear_matmul(_: &Call, args: &Args<'_>) -> Result<Vec<Option<Dat
             let of_row = sa[if sa.len() == 1 { 0 } else { r % m }];
             for (c, sums) in products[r / m].row(r % m) {
                 let out = &mut row[c..c + sums.len()];
-                let one = |v: i32, s: f64| {
-                    (f64::from(v) * (of_row * s) / scale + zero).round_ties_even().clamp(low, high) as i32 as T
+                let one = move |v: i32, s: f64| {
+                    math::int_of((f64::from(v) * (of_row * s) / scale + zero).round_ties_even().clamp(low, high)) as T
                 };
                 match sb[..] {
-                    [s] => map(sums, out, |v| one(v, s)),
-                    _ => vectorised(
-                        #[inline(always)]
-                        || {
-                            for (i, o) in out.iter_mut().enumerate() {
-                                *o = one(sums[i], sb[c + i]);
-                            }
-                        },
-                    ),
+                    [s] => map(sums, out, move |v| one(v, s)),
+                    _ => {
+                        let scales = &sb[c..];
+                        vectorised(
+                            #[inline(always)]
+                            move || {
+                                for ((o, &v), &s) in out.iter_mut().zip(sums).zip(scales) {
+                                    *o = one(v, s);
+                                }
+                            },
+                        );
+                    }
                 }
             }
         }))?;

@@ -5,7 +5,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use super::super::elem::{bools, is_int, map_blocks, map_float, map_int, wrong_type};
 use super::super::{Args, Call, Data, StandardError, floats};
 use crate::cpu::math;
-use crate::cpu::simd::each;
+use crate::cpu::simd::map;
 use crate::dtype::DType;
 
 type Result<T> = std::result::Result<T, StandardError>;
@@ -18,7 +18,7 @@ fn one(d: Result<Data>) -> Result<Vec<Option<Data>>> {
 macro_rules! block_functions {
     ($($name:ident = $narrow:expr, $wide:expr;)*) => {$(
         pub(super) fn $name(_: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
-            one(map_blocks(&x.tensor(0)?, |v| each(v, $narrow), $wide))
+            one(map_blocks(&x.tensor(0)?, |x, o| map(x, o, $narrow), $wide))
         }
     )*};
 }
@@ -120,13 +120,17 @@ pub(super) fn bitwise_not(_: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
 
 pub(super) fn elu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(1.0);
-    one(map_float(&x.tensor(0)?, |x| if x < 0.0 { alpha * x.exp_m1() } else { x }))
+    let short = alpha as f32;
+    let blocks = move |x: &[f32], o: &mut [f32]| map(x, o, move |v| if v < 0.0 { short * math::exp_m1(v) } else { v });
+    one(map_blocks(&x.tensor(0)?, blocks, move |x| if x < 0.0 { alpha * x.exp_m1() } else { x }))
 }
 
 pub(super) fn selu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(1.673_263_192_176_818_8);
     let gamma = c.float("gamma").unwrap_or(1.050_701_022_148_132_3);
-    one(map_float(&x.tensor(0)?, |x| gamma * if x > 0.0 { x } else { alpha * x.exp_m1() }))
+    let (a, g) = (alpha as f32, gamma as f32);
+    let blocks = move |x: &[f32], o: &mut [f32]| map(x, o, move |v| g * if v > 0.0 { v } else { a * math::exp_m1(v) });
+    one(map_blocks(&x.tensor(0)?, blocks, move |x| gamma * if x > 0.0 { x } else { alpha * x.exp_m1() }))
 }
 
 pub(super) fn celu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
@@ -134,42 +138,42 @@ pub(super) fn celu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     if alpha == 0.0 {
         return Err(StandardError::new("`alpha` is 0"));
     }
-    let f = |x: f64| if x.is_nan() { x } else { x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0) };
+    let f = move |x: f64| if x.is_nan() { x } else { x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0) };
     one(map_float(&x.tensor(0)?, f))
 }
 
 pub(super) fn leaky_relu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(0.01);
     let short = alpha as f32;
-    let blocks = |b: &mut [f32]| each(b, |v| if v < 0.0 { short * v } else { v });
-    one(map_blocks(&x.tensor(0)?, blocks, |x| if x < 0.0 { alpha * x } else { x }))
+    let blocks = move |x: &[f32], o: &mut [f32]| map(x, o, move |v| if v < 0.0 { short } else { 1.0 } * v);
+    one(map_blocks(&x.tensor(0)?, blocks, move |x| if x < 0.0 { alpha * x } else { x }))
 }
 
 pub(super) fn thresholded_relu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(1.0);
-    one(map_float(&x.tensor(0)?, |x| if x > alpha || x.is_nan() { x } else { 0.0 }))
+    one(map_float(&x.tensor(0)?, move |x| if x > alpha || x.is_nan() { x } else { 0.0 }))
 }
 
 pub(super) fn hard_sigmoid(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (alpha, beta) = (c.float("alpha").unwrap_or(0.2), c.float("beta").unwrap_or(0.5));
     let (a, b) = (alpha as f32, beta as f32);
-    let blocks = |block: &mut [f32]| each(block, |v| (a * v + b).clamp(0.0, 1.0));
-    one(map_blocks(&x.tensor(0)?, blocks, |x| (alpha * x + beta).clamp(0.0, 1.0)))
+    let blocks = move |x: &[f32], o: &mut [f32]| map(x, o, move |v| (a * v + b).clamp(0.0, 1.0));
+    one(map_blocks(&x.tensor(0)?, blocks, move |x| (alpha * x + beta).clamp(0.0, 1.0)))
 }
 
 pub(super) fn swish(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let alpha = c.float("alpha").unwrap_or(1.0);
-    one(map_float(&x.tensor(0)?, |x| x * sigmoid_of(alpha * x)))
+    one(map_float(&x.tensor(0)?, move |x| x * sigmoid_of(alpha * x)))
 }
 
 /// x * Phi(x), or its approximation with a hyperbolic tangent (arXiv 1606.08415).
 pub(super) fn gelu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
     one(match c.text("approximate").unwrap_or("none") {
-        "none" => map_blocks(&x, |v| each(v, math::gelu_erf), |x| 0.5 * x * (1.0 + libm::erf(x * FRAC_1_SQRT_2))),
+        "none" => map_blocks(&x, |x, o| map(x, o, math::gelu_erf), |x| 0.5 * x * (1.0 + libm::erf(x * FRAC_1_SQRT_2))),
         "tanh" => map_blocks(
             &x,
-            |v| each(v, math::gelu_tanh),
+            |x, o| map(x, o, math::gelu_tanh),
             |x| 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
         ),
         other => Err(StandardError::new(format!("there is no approximation `{other}`; use `none` or `tanh`"))),
@@ -178,7 +182,7 @@ pub(super) fn gelu(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
 
 pub(super) fn shrink(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let (bias, lambd) = (c.float("bias").unwrap_or(0.0), c.float("lambd").unwrap_or(0.5));
-    let f = |x: f64| {
+    let f = move |x: f64| {
         if x < -lambd {
             x + bias
         } else if x > lambd {
@@ -206,9 +210,18 @@ pub(super) fn clip(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
         return one(map_int(&x, |v| high.map_or(i128::MAX, |h| h).min(low.map_or(v, |l| v.max(l)))));
     }
     let (low, high) = if c.opset < 11 { (c.float("min"), c.float("max")) } else { (args.scalar(1)?, args.scalar(2)?) };
-    one(map_float(&x, |v| {
-        let v = low.filter(|l| v < *l).unwrap_or(v);
-        high.filter(|h| v > *h).unwrap_or(v)
+    let (low, high) = (low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY));
+    let (least, most) = (low as f32, high as f32);
+    // NaN stays, and limits that are NaN limit nothing.
+    let blocks = move |x: &[f32], o: &mut [f32]| {
+        map(x, o, move |v| {
+            let v = if v < least { least } else { v };
+            if v > most { most } else { v }
+        });
+    };
+    one(map_blocks(&x, blocks, move |v| {
+        let v = if v < low { low } else { v };
+        if v > high { high } else { v }
     }))
 }
 

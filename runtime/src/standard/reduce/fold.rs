@@ -5,6 +5,7 @@ use super::super::{
     Args, Call, Data, StandardError, axis, count, floats, from_floats, from_ints, integers, native, strides,
 };
 use crate::cpu::reduce::accumulate;
+use crate::cpu::simd;
 use crate::cpu::walk::Walk;
 use crate::dtype::DType;
 use crate::tensor::View;
@@ -54,8 +55,8 @@ impl Groups {
         &self,
         values: &[T],
         start: A,
-        f: impl Fn(A, T) -> A,
-        join: impl Fn(A, A) -> A,
+        f: impl Fn(A, T) -> A + Copy + 'static,
+        join: impl Fn(A, A) -> A + Copy + 'static,
     ) -> Vec<A> {
         let mut out = vec![start; self.n];
         accumulate(&self.walk, values, &mut out, start, f, join);
@@ -67,11 +68,11 @@ impl Groups {
         &self,
         x: &View<'_>,
         start: f64,
-        f: impl Fn(f64, f64) -> f64,
-        join: impl Fn(f64, f64) -> f64,
+        f: impl Fn(f64, f64) -> f64 + Copy + 'static,
+        join: impl Fn(f64, f64) -> f64 + Copy + 'static,
     ) -> Vec<f64> {
         match x.dtype {
-            DType::F32 => self.fold(&native::<f32>(x), start, |a, v: f32| f(a, f64::from(v)), join),
+            DType::F32 => self.fold(&native::<f32>(x), start, move |a, v: f32| f(a, f64::from(v)), join),
             _ => self.fold(&floats(x), start, f, join),
         }
     }
@@ -81,7 +82,7 @@ impl Groups {
 fn real(
     c: &Call,
     args: &Args<'_>,
-    each: impl Fn(f64) -> f64,
+    each: impl Fn(f64) -> f64 + Copy + 'static,
     finish: impl Fn(f64, f64) -> f64,
 ) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
@@ -89,7 +90,7 @@ fn real(
         return Err(wrong_type(x.dtype));
     }
     let g = Groups::new(c, args, &x)?;
-    let sums = g.floats(&x, 0.0, |a, b| a + each(b), |a, b| a + b);
+    let sums = g.floats(&x, 0.0, move |a, b| a + each(b), |a, b| a + b);
     let n = g.each as f64;
     Ok(vec![Some(from_floats(x.dtype, &g.shape, sums.into_iter().map(|s| finish(s, n)))?)])
 }
@@ -98,8 +99,8 @@ fn real(
 fn number(
     c: &Call,
     args: &Args<'_>,
-    float: (f64, impl Fn(f64, f64) -> f64, impl Fn(f64, f64) -> f64),
-    int: (i128, impl Fn(i128, i128) -> i128, impl Fn(i128, i128) -> i128),
+    float: (f64, impl Fn(f64, f64) -> f64 + Copy + 'static, impl Fn(f64, f64) -> f64 + Copy + 'static),
+    int: (i128, impl Fn(i128, i128) -> i128 + Copy + 'static, impl Fn(i128, i128) -> i128 + Copy + 'static),
 ) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
     let g = Groups::new(c, args, &x)?;
@@ -236,10 +237,43 @@ fn position<T: Copy>(
     Ok(vec![Some(make(DType::I64, &shape, starts.into_iter().map(best))?)])
 }
 
+/// As [`position`], of rows of f32 without NaN: the best number first, then where it is.
+fn position_in_rows(c: &Call, x: &View<'_>, largest: bool) -> Result<Option<Vec<Option<Data>>>> {
+    let a = axis(c.int("axis").unwrap_or(0), x.shape.len())?;
+    let lanes = Lanes::along(x.shape, a);
+    if x.dtype != DType::F32 || lanes.inner != 1 || lanes.len == 0 {
+        return Ok(None);
+    }
+    let values = native::<f32>(x);
+    if simd::fold(&values, false, |any, v: f32| any | v.is_nan(), |a, b| a | b) {
+        return Ok(None);
+    }
+    let last = c.flag("select_last_index", false);
+    let mut shape = x.shape.to_vec();
+    shape[a] = 1;
+    if !c.flag("keepdims", true) {
+        shape.remove(a);
+    }
+    let smaller = |a: f32, b: f32| if b < a { b } else { a };
+    let mut found = vec![0i64; x.len() / lanes.len];
+    simd::parts(&mut found, 1, rayon::current_num_threads(), |at, out| {
+        for (i, o) in out.iter_mut().enumerate() {
+            let row = &values[(at + i) * lanes.len..][..lanes.len];
+            let best = if largest { simd::max(row) } else { simd::fold(row, f32::INFINITY, smaller, smaller) };
+            let is = |v: &f32| *v == best;
+            *o = if last { row.iter().rposition(is) } else { row.iter().position(is) }.unwrap_or(0) as i64;
+        }
+    });
+    Ok(Some(vec![Some(make(DType::I64, &shape, found)?)]))
+}
+
 pub(super) fn arg_max(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
     if is_int(x.dtype) {
         return position(c, &x, &integers(&x), |a, b| b > a, |a, b| a == b);
+    }
+    if let Some(found) = position_in_rows(c, &x, true)? {
+        return Ok(found);
     }
     // A NaN is taken for the largest number, as NumPy does.
     position(c, &x, &floats(&x), |a, b| order(b, a).is_gt(), |a, b| order(a, b).is_eq())
@@ -249,6 +283,9 @@ pub(super) fn arg_min(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = args.tensor(0)?;
     if is_int(x.dtype) {
         return position(c, &x, &integers(&x), |a, b| b < a, |a, b| a == b);
+    }
+    if let Some(found) = position_in_rows(c, &x, false)? {
+        return Ok(found);
     }
     // A NaN is taken for the smallest number, as NumPy does.
     position(c, &x, &floats(&x), |a, b| order(-b, -a).is_gt(), |a, b| order(a, b).is_eq())

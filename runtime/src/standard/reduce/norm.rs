@@ -120,7 +120,7 @@ fn planes(x: &View<'_>, width: usize, of: impl Fn(usize) -> (f64, f64, f64, f64)
         let v = native::<T>(x);
         fill_by(x.dtype, x.shape, width, |at, out: &mut [T]| {
             let (mean, inverse, scale, bias) = of(at / width.max(1));
-            map(&v[at..], out, |v: T| T::narrow((v.wide() - mean) * inverse * scale + bias));
+            map(&v[at..], out, move |v: T| T::narrow((v.wide() - mean) * inverse * scale + bias));
         })
     }, _ => Err(wrong_type(x.dtype)))
 }
@@ -229,7 +229,7 @@ pub(super) fn group(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
             let (mean, inverse) = of[at / width.max(1)];
             let k = if c.opset < 21 { channel / per_group } else { channel };
             let (scale, bias) = (scale[k], bias[k]);
-            map(&v[at..], out, |v: T| {
+            map(&v[at..], out, move |v: T| {
                 // The norm is rounded before it is scaled.
                 T::narrow(T::narrow((v.wide() - mean) * inverse).wide() * scale + bias)
             });

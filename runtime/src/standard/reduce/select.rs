@@ -52,7 +52,10 @@ pub(super) fn softmax(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
     let lanes = lanes(c, &x)?;
     if narrow_rows(&x, lanes) {
-        let rows = |part: &mut [f32]| part.chunks_exact_mut(lanes.len).for_each(|row| softmax_row(row, Safe::No));
+        let rows = |from: &[f32], to: &mut [f32]| {
+            to.copy_from_slice(from);
+            to.chunks_exact_mut(lanes.len).for_each(|row| softmax_row(row, Safe::No));
+        };
         return Ok(vec![Some(map_rows(&x, lanes.len, rows)?)]);
     }
     by_lane(&x, lanes, |lane| {
@@ -70,27 +73,28 @@ pub(super) fn log_softmax_of(lane: &mut [f64]) {
     lane.iter_mut().for_each(|v| *v = *v - top - sum.ln());
 }
 
-/// Log-soft-max of f32 in place; the sum and its logarithm are in f64.
-fn log_softmax_row(row: &mut [f32]) {
+/// Log-soft-max of f32; the sum and its logarithm are in f64.
+fn log_softmax_row(row: &[f32], out: &mut [f32]) {
     let top = simd::max(row);
-    let sum = simd::fold(
+    simd::map(
         row,
-        0.0,
+        out,
         #[inline(always)]
-        |s: f64, v: f32| s + f64::from(math::exp(v - top)),
-        |a, b| a + b,
+        move |v| math::exp(v - top),
     );
-    let from = f64::from(top) + sum.ln();
-    simd::each(row, |v| (f64::from(v) - from) as f32);
+    let from = f64::from(top) + simd::sum(out).ln();
+    simd::map(row, out, move |v| (f64::from(v) - from) as f32);
 }
 
 pub(super) fn log_softmax(c: &Call, x: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let x = x.tensor(0)?;
     let lanes = lanes(c, &x)?;
     if narrow_rows(&x, lanes) {
-        return Ok(vec![Some(map_rows(&x, lanes.len, |part| {
-            part.chunks_exact_mut(lanes.len).for_each(log_softmax_row)
-        })?)]);
+        let rows = |from: &[f32], to: &mut [f32]| {
+            let rows = from.chunks_exact(lanes.len).zip(to.chunks_exact_mut(lanes.len));
+            rows.for_each(|(row, out)| log_softmax_row(row, out));
+        };
+        return Ok(vec![Some(map_rows(&x, lanes.len, rows)?)]);
     }
     by_lane(&x, lanes, log_softmax_of)
 }
@@ -147,7 +151,7 @@ pub(super) fn top_k(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
     let positions = if is_int(x.dtype) {
         let v = integers(&x);
         best(lanes, k, |a, b| if largest { v[b].cmp(&v[a]) } else { v[a].cmp(&v[b]) })
-    } else if x.dtype == DType::F32 && !native::<f32>(&x).iter().any(|v| v.is_nan()) {
+    } else if x.dtype == DType::F32 && !simd::fold(&native::<f32>(&x), false, |any, v| any | v.is_nan(), |a, b| a | b) {
         let v = native::<f32>(&x);
         if lanes.inner == 1 {
             best_rows(&v, lanes.len, k, largest)
@@ -172,30 +176,51 @@ pub(super) fn top_k(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
 
 /// As [`best`], of rows of numbers: a row is read once, beside the best so far, which the last of them bounds.
 fn best_rows(v: &[f32], len: usize, k: usize, largest: bool) -> Vec<usize> {
-    let sign = |v: f32| if largest { -v } else { v };
-    let mut out = vec![];
-    for (r, row) in v.chunks_exact(len.max(1)).enumerate() {
-        // Twice as many as are wanted, before the worse half goes.
-        let mut kept: Vec<(f32, usize)> = Vec::with_capacity(2 * k.max(8));
-        let mut bound = f32::INFINITY;
-        let by =
-            |a: &(f32, usize), b: &(f32, usize)| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1));
-        for (i, &value) in row.iter().enumerate() {
+    let mut out = vec![0; v.len() / len.max(1) * k];
+    if k == 0 {
+        return out;
+    }
+    // A row is worth a thread.
+    simd::parts(&mut out, k, rayon::current_num_threads(), |at, out| {
+        let first = at / k * len;
+        best_of_row(&v[first..first + len], largest, out);
+        out.iter_mut().for_each(|p| *p += first);
+    });
+    out
+}
+
+/// Elements that are compared with the bound at a time.
+const RUN: usize = 32;
+
+/// The positions of the first elements of a row.
+fn best_of_row(row: &[f32], largest: bool, out: &mut [usize]) {
+    let k = out.len();
+    let sign = move |v: f32| if largest { -v } else { v };
+    let by = |a: &(f32, usize), b: &(f32, usize)| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1));
+    // Twice as many as are wanted, before the worse half goes.
+    let most = 2 * k.max(8);
+    let mut kept: Vec<(f32, usize)> = Vec::with_capacity(most);
+    let mut bound = f32::INFINITY;
+    for (r, run) in row.chunks(RUN).enumerate() {
+        // An element that is equal to the bound comes too late, unless there is room.
+        let any = simd::fold(run, false, move |any, v| any | (sign(v) < bound), |a, b| a | b);
+        if !any && kept.len() >= k {
+            continue;
+        }
+        for (i, &value) in run.iter().enumerate() {
             let value = sign(value);
-            // An element that is equal to the bound comes too late, unless there is room.
             if value < bound || kept.len() < k {
-                kept.push((value, i));
-                if k > 0 && kept.len() == kept.capacity() {
+                kept.push((value, r * RUN + i));
+                if kept.len() == most {
                     kept.select_nth_unstable_by(k - 1, by);
                     kept.truncate(k);
                     bound = kept[k - 1].0;
                 }
             }
         }
-        kept.sort_unstable_by(by);
-        out.extend(kept[..k.min(kept.len())].iter().map(|(_, i)| r * len + i));
     }
-    out
+    kept.sort_unstable_by(by);
+    out.iter_mut().zip(kept).for_each(|(o, (_, i))| *o = i);
 }
 
 /// Positions of the first `k` elements of each lane in an order, in row-major order of the result.

@@ -135,7 +135,7 @@ macro_rules! real {
             fn mix(a: &mut [Self], b: &[Self], c: &[Self], d: &[Self]) {
                 simd::vectorised(
                     #[inline(always)]
-                    || {
+                    move || {
                         for (((a, &b), &c), &d) in a.iter_mut().zip(b).zip(c).zip(d) {
                             *a = *a * b + c * d;
                         }

@@ -1,6 +1,7 @@
 //! Elements picked by indices.
 
 use super::moved::{Source, carried, dims, index, unknown};
+use crate::cpu::simd;
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::standard::elem::fill_by;
@@ -63,17 +64,27 @@ pub(super) fn gather_elements(c: &Call, x: &Args<'_>) -> Results {
 /// The elements of each lane along an axis that its indices name; the other axes are those of the data.
 fn lanes(v: &View<'_>, shape: &[usize], list: &[i64], at: usize) -> Result<Data> {
     let n = v.shape[at];
-    list.iter().try_for_each(|&i| index(i, n).map(|_| ()))?;
+    let (low, high) = (simd::fold(list, 0, Ord::min, Ord::min), simd::fold(list, 0, Ord::max, Ord::max));
+    if !list.is_empty() {
+        index(low, n).and_then(|_| index(high, n))?;
+    }
     let (inner, len) = (shape[at + 1..].iter().product::<usize>(), shape[at]);
     macro_rules! pick {
         ($t:ty) => {{
             let from = native::<$t>(v);
             let size = (len * inner).max(1);
             fill_by(v.dtype, shape, size, |start, out: &mut [$t]| {
-                let from = &from[start / size * n * inner..];
+                let from = &from[start / size * n * inner..][..n * inner];
+                if inner == 1 {
+                    for (o, &i) in out.iter_mut().zip(&list[start..]) {
+                        // Adds the extent to what is negative.
+                        *o = from[(i + (i >> 63 & n as i64)) as usize];
+                    }
+                    return;
+                }
                 for (k, (o, &i)) in out.iter_mut().zip(&list[start..]).enumerate() {
                     let i = if i < 0 { i + n as i64 } else { i } as usize;
-                    *o = from[if inner == 1 { i } else { i * inner + k % inner }];
+                    *o = from[i * inner + k % inner];
                 }
             })
         }};

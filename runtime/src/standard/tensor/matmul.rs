@@ -6,7 +6,8 @@ use gemm::Parallelism;
 
 use super::moved::{carried, dims};
 use crate::cpu::convert::{floats as narrow, typed};
-use crate::cpu::matmul::{Matrix, Real, product};
+use crate::cpu::matmul::{Matrix, product};
+use crate::cpu::skinny::Skinny;
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::standard::infer::{self, required};
@@ -127,7 +128,7 @@ pub(in crate::standard) fn multiply(
     })
 }
 
-fn all_products<T: Real>(
+fn all_products<T: Skinny>(
     a: &[T],
     b: &[T],
     (m, k, n): (usize, usize, usize),

@@ -2,17 +2,19 @@
 
 use rayon::prelude::*;
 
-use super::window::{Attributes, Window, unravel};
+use super::window::{Attributes, Lines, Window, strided};
 use crate::cpu::integer::{self, Left, Zero};
+use crate::cpu::math::int_of;
 use crate::cpu::matmul::{Matrix, product};
 use crate::cpu::simd::{map, vectorised};
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::standard::elem::{fill_by, make};
+use crate::standard::elem::{fill_by, fill_whole};
 use crate::standard::infer::required;
 use crate::standard::math::EXACT_DEPTH;
 use crate::standard::tensor::{Numbers, parallelism};
 use crate::standard::{Args, Call, Data, Operand, Partial, StandardError, count, floats, integers};
+use crate::tensor::View;
 
 type Result<T> = std::result::Result<T, StandardError>;
 type Results = Result<Vec<Option<Data>>>;
@@ -23,23 +25,28 @@ const COLUMNS: usize = 1 << 22;
 
 /// What a convolution computes in.
 pub(super) trait Scalar: Copy + Send + Sync + 'static {
+    /// What products are added up in.
+    type Sum: Copy + Send + Sync + 'static;
     const ZERO: Self;
-    /// `self + a * b`.
-    fn add_product(self, a: Self, b: Self) -> Self;
-    fn plus(self, other: Self) -> Self;
+    /// `sum + a * b`.
+    fn add_product(sum: Self::Sum, a: Self, b: Self) -> Self::Sum;
+    fn add(a: Self::Sum, b: Self::Sum) -> Self::Sum;
     /// out := a * b.
-    fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self], step: usize) -> Result<()>;
+    fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self::Sum], step: usize) -> Result<()>;
 }
 
 macro_rules! float_scalar {
     ($t:ty) => {
         impl Scalar for $t {
+            type Sum = $t;
             const ZERO: Self = 0.0;
-            fn add_product(self, a: Self, b: Self) -> Self {
-                self + a * b
+            #[inline(always)]
+            fn add_product(sum: Self, a: Self, b: Self) -> Self {
+                sum + a * b
             }
-            fn plus(self, other: Self) -> Self {
-                self + other
+            #[inline(always)]
+            fn add(a: Self, b: Self) -> Self {
+                a + b
             }
             fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self], step: usize) -> Result<()> {
                 product(a, b, out, step, (0.0, 1.0), parallelism()).map_err(|e| StandardError::new(e.to_string()))
@@ -51,15 +58,18 @@ float_scalar!(f32);
 float_scalar!(f64);
 
 /// Differences of integers of eight bits and their zero points; sums wrap.
-impl Scalar for i32 {
+impl Scalar for i16 {
+    type Sum = i32;
     const ZERO: Self = 0;
-    fn add_product(self, a: Self, b: Self) -> Self {
-        self.wrapping_add(a.wrapping_mul(b))
+    #[inline(always)]
+    fn add_product(sum: i32, a: Self, b: Self) -> i32 {
+        sum.wrapping_add(i32::from(a) * i32::from(b))
     }
-    fn plus(self, other: Self) -> Self {
-        self.wrapping_add(other)
+    #[inline(always)]
+    fn add(a: i32, b: i32) -> i32 {
+        a.wrapping_add(b)
     }
-    fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self], step: usize) -> Result<()> {
+    fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [i32], step: usize) -> Result<()> {
         let left = Left::new(a.data, a.rows, a.cols, Zero::One(0));
         let y = integer::product(&left, b.data, b.cols, Zero::One(0), rayon::current_num_threads());
         for (r, row) in out.chunks_mut(step.max(1)).take(a.rows).enumerate() {
@@ -70,12 +80,15 @@ impl Scalar for i32 {
 }
 
 impl Scalar for i64 {
+    type Sum = i64;
     const ZERO: Self = 0;
-    fn add_product(self, a: Self, b: Self) -> Self {
-        self.wrapping_add(a.wrapping_mul(b))
+    #[inline(always)]
+    fn add_product(sum: Self, a: Self, b: Self) -> Self {
+        sum.wrapping_add(a.wrapping_mul(b))
     }
-    fn plus(self, other: Self) -> Self {
-        self.wrapping_add(other)
+    #[inline(always)]
+    fn add(a: Self, b: Self) -> Self {
+        a.wrapping_add(b)
     }
     fn multiply(a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [Self], step: usize) -> Result<()> {
         for (r, row) in out.chunks_mut(step.max(1)).take(a.rows).enumerate() {
@@ -84,7 +97,7 @@ impl Scalar for i64 {
             for l in 0..a.cols {
                 let v = a.data[r * a.row_step + l * a.col_step];
                 for (c, o) in row.iter_mut().enumerate() {
-                    *o = o.add_product(v, b.data[l * b.row_step + c * b.col_step]);
+                    *o = Self::add_product(*o, v, b.data[l * b.row_step + c * b.col_step]);
                 }
             }
         }
@@ -133,58 +146,49 @@ fn groups(c: &Call) -> Result<usize> {
     usize::try_from(g).ok().filter(|&g| g > 0).ok_or_else(|| StandardError::new(format!("{g} groups")))
 }
 
-/// One row per channel and element of the window, one column per window: the image elements that meet. `rows` are the windows'
-/// positions along all axes but the last, in row-major order.
-fn columns<T: Scalar>(x: &[T], s: &Sizes, channels: usize, rows: std::ops::Range<usize>, out: &mut [T]) {
-    let w = &s.window;
-    let rank = s.image.len();
-    let (image, plane) = (s.image[rank - 1], s.image.iter().product::<usize>());
-    let per_window: usize = w.kernel.iter().product();
-    let (width, stride, dilation) = (w.out[rank - 1], w.strides[rank - 1], w.dilations[rank - 1]);
-    let lead: Vec<Vec<usize>> = rows.map(|r| unravel(r, &w.out[..rank - 1])).collect();
-    let size = lead.len() * width;
+/// One row per channel and element of the window, one column per window: the image elements that meet. `rows` are the lines of windows.
+fn columns<T: Scalar>(x: &[T], lines: &Lines, plane: usize, rows: std::ops::Range<usize>, out: &mut [T]) {
+    let (kernel, width, extent) = (lines.steps.len(), lines.width, lines.extent);
+    let size = rows.len() * width;
     let fill = |(r, line): (usize, &mut [T])| {
-        let (channel, k) = (r / per_window, unravel(r % per_window, &w.kernel));
-        let x = &x[channel * plane..(channel + 1) * plane];
-        let inside = w.inside(rank - 1, k[rank - 1], image);
-        for (part, at) in line.chunks_exact_mut(width).zip(&lead) {
-            let start = w.place(at, &k, &s.image);
-            let Some(start) = start.filter(|_| !inside.is_empty()) else {
+        let (places, (inside, first)) = (&lines.places[r / kernel % lines.places.len()], &lines.steps[r % kernel]);
+        let x = &x[r / (kernel * lines.places.len()) * plane..][..plane];
+        for (part, &place) in line.chunks_exact_mut(width).zip(&places[rows.clone()]) {
+            if place == usize::MAX || inside.is_empty() {
                 part.fill(T::ZERO);
                 continue;
-            };
+            }
             part[..inside.start].fill(T::ZERO);
             part[inside.end..].fill(T::ZERO);
-            // Not negative within the range that lies inside.
-            let first = (inside.start * stride + k[rank - 1] * dilation) as i64 - w.begin[rank - 1];
-            let from = &x[start * image + first as usize..];
-            let part = &mut part[inside.clone()];
-            match stride {
-                1 => part.copy_from_slice(&from[..part.len()]),
-                _ => part.iter_mut().zip(from.iter().step_by(stride)).for_each(|(o, v)| *o = *v),
-            }
+            strided(
+                &mut part[inside.clone()],
+                &x[place * extent + first..(place + 1) * extent],
+                lines.stride,
+                |o, v| {
+                    *o = v;
+                },
+            );
         }
     };
-    if channels * per_window * size >= 1 << 16 {
-        out.par_chunks_exact_mut(size.max(1)).enumerate().take(channels * per_window).for_each(fill);
+    if out.len() >= 1 << 16 {
+        out.par_chunks_exact_mut(size.max(1)).enumerate().for_each(fill);
     } else {
-        out.chunks_exact_mut(size.max(1)).enumerate().take(channels * per_window).for_each(fill);
+        out.chunks_exact_mut(size.max(1)).enumerate().for_each(fill);
     }
 }
 
-/// The convolution; `bias` has one element per channel of the result.
-pub(super) fn convolve<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<Vec<T>> {
+/// The convolution, into zeros; `bias` has one element per channel of the result.
+fn convolve<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T::Sum]>, s: &Sizes, out: &mut [T::Sum]) -> Result<()> {
     let positions: usize = s.window.out.iter().product();
     let plane: usize = s.image.iter().product();
     let (in_group, out_group) = (s.channels.0 / s.groups, s.channels.1 / s.groups);
     let per_window: usize = s.window.kernel.iter().product();
     let depth = in_group * per_window;
-    let mut out = vec![T::ZERO; s.n * s.channels.1 * positions];
     if out.is_empty() {
-        return Ok(out);
+        return Ok(());
     }
     if in_group == 1 && out_group <= 4 {
-        direct(x, w, s, &mut out);
+        direct(x, w, s, out);
     } else {
         let rank = s.image.len();
         let width = s.window.out[rank - 1];
@@ -195,6 +199,7 @@ pub(super) fn convolve<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Size
             && s.window.strides.iter().all(|&v| v == 1)
             && s.window.begin.iter().all(|&v| v == 0);
         let block = if plain { rows } else { (COLUMNS / (depth * width).max(1)).clamp(1, rows) };
+        let lines = Lines::of(&s.window, &s.image);
         let mut scratch = vec![T::ZERO; if plain { 0 } else { depth * block * width }];
         for n in 0..s.n {
             for g in 0..s.groups {
@@ -209,7 +214,7 @@ pub(super) fn convolve<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Size
                     let last = (first + block).min(rows);
                     let size = (last - first) * width;
                     let part = &mut scratch[..depth * size];
-                    columns(x, s, in_group, first..last, part);
+                    columns(x, &lines, plane, first..last, part);
                     T::multiply(a, Matrix::rows(part, depth, size), &mut out[first * width..], positions)?;
                 }
             }
@@ -218,10 +223,10 @@ pub(super) fn convolve<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Size
     if let Some(b) = bias {
         for (i, part) in out.chunks_exact_mut(positions).enumerate() {
             let b = b[i % s.channels.1];
-            part.iter_mut().for_each(|o| *o = o.plus(b));
+            part.iter_mut().for_each(|o| *o = T::add(*o, b));
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 /// The convolution of columns that are there already: for each image a row per channel and element of the window.
@@ -244,52 +249,35 @@ pub(super) fn convolve_columns(columns: &[f64], w: &[f64], bias: Option<&[f64]>,
 }
 
 /// Groups of one channel: each element of the window adds the image, shifted and scaled.
-fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T]) {
-    let win = &s.window;
-    let rank = s.image.len();
-    let positions: usize = win.out.iter().product();
+fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T::Sum]) {
+    let lines = Lines::of(&s.window, &s.image);
+    let positions: usize = s.window.out.iter().product();
     let plane: usize = s.image.iter().product();
-    let per_window: usize = win.kernel.iter().product();
+    let per_window: usize = s.window.kernel.iter().product();
     let out_group = s.channels.1 / s.groups;
-    let (width, image, stride) = (win.out[rank - 1], s.image[rank - 1], win.strides[rank - 1]);
-    let lead: Vec<Vec<usize>> = (0..positions / width).map(|r| unravel(r, &win.out[..rank - 1])).collect();
-    let one = |(i, out): (usize, &mut [T])| {
+    let one = |(i, out): (usize, &mut [T::Sum])| {
         let (n, channel) = (i / s.channels.1, i % s.channels.1);
         let x = &x[(n * s.channels.0 + channel / out_group) * plane..][..plane];
-        for k in 0..per_window {
-            let weight = w[channel * per_window + k];
-            let k = unravel(k, &win.kernel);
-            let inside = win.inside(rank - 1, k[rank - 1], image);
-            if inside.is_empty() {
-                continue;
-            }
-            let first = (inside.start * stride + k[rank - 1] * win.dilations[rank - 1]) as i64 - win.begin[rank - 1];
-            for (at, part) in lead.iter().zip(out.chunks_exact_mut(width)) {
-                let Some(start) = win.place(at, &k, &s.image) else { continue };
-                let from = &x[start * image + first as usize..];
-                let part = &mut part[inside.clone()];
-                vectorised(
-                    #[inline(always)]
-                    || match stride {
-                        1 => {
-                            for (o, v) in part.iter_mut().zip(from) {
-                                *o = o.add_product(weight, *v);
+        let (weights, lines) = (&w[channel * per_window..][..per_window], &lines);
+        vectorised(
+            #[inline(always)]
+            move || {
+                for (places, weights) in lines.places.iter().zip(weights.chunks_exact(lines.steps.len())) {
+                    for (out, &place) in out.chunks_exact_mut(lines.width).zip(places) {
+                        if place == usize::MAX {
+                            continue;
+                        }
+                        let from = &x[place * lines.extent..][..lines.extent];
+                        for ((inside, first), &weight) in lines.steps.iter().zip(weights) {
+                            if !inside.is_empty() {
+                                let add = |o: &mut T::Sum, v: T| *o = T::add_product(*o, weight, v);
+                                strided(&mut out[inside.clone()], &from[*first..], lines.stride, add);
                             }
                         }
-                        2 => {
-                            for (o, v) in part.iter_mut().zip(from.chunks(2)) {
-                                *o = o.add_product(weight, v[0]);
-                            }
-                        }
-                        _ => {
-                            for (o, v) in part.iter_mut().zip(from.iter().step_by(stride)) {
-                                *o = o.add_product(weight, *v);
-                            }
-                        }
-                    },
-                );
-            }
-        }
+                    }
+                }
+            },
+        );
     };
     if out.len() * per_window >= 1 << 16 {
         out.par_chunks_exact_mut(positions).enumerate().for_each(one);
@@ -298,22 +286,40 @@ fn direct<T: Scalar>(x: &[T], w: &[T], s: &Sizes, out: &mut [T]) {
     }
 }
 
-/// The convolution of elements of one kind.
-pub(super) fn convolve_numbers(
-    x: &Numbers<'_>,
-    w: &Numbers<'_>,
-    b: Option<&Numbers<'_>>,
+/// What a convolution of either direction computes: image, weight, bias, extents and the zeros that it fills.
+type Convolution<T> = fn(&[T], &[T], Option<&[T]>, &Sizes, &mut [T]) -> Result<()>;
+
+/// The convolution of tensors of one element type, in the type that it is computed in.
+fn convolved(
+    (dtype, shape): (DType, &[usize]),
+    (x, w, bias): (&View<'_>, &View<'_>, Option<&View<'_>>),
     s: &Sizes,
-) -> Result<Numbers<'static>> {
-    Ok(match (x, w, b) {
-        (Numbers::F32(x), Numbers::F32(w), None) => Numbers::F32(convolve(x, w, None, s)?.into()),
-        (Numbers::F32(x), Numbers::F32(w), Some(Numbers::F32(b))) => Numbers::F32(convolve(x, w, Some(b), s)?.into()),
-        (Numbers::F64(x), Numbers::F64(w), None) => Numbers::F64(convolve(x, w, None, s)?.into()),
-        (Numbers::F64(x), Numbers::F64(w), Some(Numbers::F64(b))) => Numbers::F64(convolve(x, w, Some(b), s)?.into()),
-        (Numbers::Int(x), Numbers::Int(w), None) => Numbers::Int(convolve(x, w, None, s)?.into()),
-        (Numbers::Int(x), Numbers::Int(w), Some(Numbers::Int(b))) => Numbers::Int(convolve(x, w, Some(b), s)?.into()),
-        _ => return Err(StandardError::new("operands of different element types")),
-    })
+    (single, double, int): (Convolution<f32>, Convolution<f64>, Convolution<i64>),
+) -> Result<Data> {
+    let n = count(DType::F64, shape)?;
+    let bias = bias.map(Numbers::of);
+    let mixed = || StandardError::new("operands of different element types");
+    macro_rules! run {
+        ($variant:ident, $own:expr, $zero:expr, $f:ident, $x:ident, $w:ident) => {{
+            let bias = match &bias {
+                None => None,
+                Some(Numbers::$variant(b)) => Some(&b[..]),
+                Some(_) => return Err(mixed()),
+            };
+            if dtype == $own {
+                return fill_whole(dtype, shape, |out| $f(&$x, &$w, bias, s, out));
+            }
+            let mut out = vec![$zero; n];
+            $f(&$x, &$w, bias, s, &mut out)?;
+            Numbers::$variant(out.into()).finish(dtype, shape)
+        }};
+    }
+    match (Numbers::of(x), Numbers::of(w)) {
+        (Numbers::F32(x), Numbers::F32(w)) => run!(F32, DType::F32, 0f32, single, x, w),
+        (Numbers::F64(x), Numbers::F64(w)) => run!(F64, DType::F64, 0f64, double, x, w),
+        (Numbers::Int(x), Numbers::Int(w)) => run!(Int, DType::I64, 0i64, int, x, w),
+        _ => Err(mixed()),
+    }
 }
 
 pub(super) fn conv(c: &Call, x: &Args<'_>) -> Results {
@@ -323,9 +329,8 @@ pub(super) fn conv(c: &Call, x: &Args<'_>) -> Results {
     }
     let s = Sizes::of(c, image.shape, weight.shape)?;
     check_bias(bias.map(|b| b.shape), s.channels.1)?;
-    let out =
-        convolve_numbers(&Numbers::of(&image), &Numbers::of(&weight), bias.as_ref().map(Numbers::of).as_ref(), &s)?;
-    Ok(vec![Some(out.finish(image.dtype, &s.shape())?)])
+    let forwards: (Convolution<f32>, Convolution<f64>, Convolution<i64>) = (convolve, convolve, convolve);
+    Ok(vec![Some(convolved((image.dtype, &s.shape()), (&image, &weight, bias.as_ref()), &s, forwards)?)])
 }
 
 pub(super) fn check_bias(bias: Option<&[usize]>, channels: usize) -> Result<()> {
@@ -370,13 +375,13 @@ pub(super) fn qlinear_conv_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {
 }
 
 /// Integers of eight bits less their zero point: one for all, or one for each entry of the first axis.
-fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i32>> {
+fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i16>> {
     let v = x.tensor(i)?;
     if !matches!(v.dtype, DType::U8 | DType::I8) {
         return Err(crate::standard::elem::wrong_type(v.dtype));
     }
-    let z: Vec<i32> = match x.optional(zero)? {
-        Some(z) => integers(&z).into_iter().map(|z| z as i32).collect(),
+    let z: Vec<i16> = match x.optional(zero)? {
+        Some(z) => integers(&z).into_iter().map(|z| z as i16).collect(),
         None => vec![0],
     };
     let per = v.shape.first().copied().unwrap_or(1);
@@ -389,9 +394,9 @@ fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i32>> {
     for (i, (out, from)) in out.chunks_mut(size).zip(v.bytes.chunks(size)).enumerate() {
         let z = z[i];
         if v.dtype == DType::U8 {
-            map(from, out, |v| i32::from(v) - z);
+            map(from, out, move |v| i16::from(v) - z);
         } else {
-            map(from, out, |v| i32::from(v as i8) - z);
+            map(from, out, move |v| i16::from(v as i8) - z);
         }
     }
     Ok(out)
@@ -400,8 +405,7 @@ fn centred(x: &Args<'_>, i: usize, zero: usize) -> Result<Vec<i32>> {
 pub(super) fn conv_integer(c: &Call, x: &Args<'_>) -> Results {
     let s = Sizes::of(c, x.tensor(0)?.shape, x.tensor(1)?.shape)?;
     let (image, weight) = (centred(x, 0, 2)?, centred(x, 1, 3)?);
-    let out = convolve(&image, &weight, None, &s)?;
-    Ok(vec![Some(make(DType::I32, &s.shape(), out)?)])
+    Ok(vec![Some(fill_whole(DType::I32, &s.shape(), |out| convolve(&image, &weight, None, &s, out))?)])
 }
 
 pub(super) fn qlinear_conv(c: &Call, x: &Args<'_>) -> Results {
@@ -413,7 +417,8 @@ pub(super) fn qlinear_conv(c: &Call, x: &Args<'_>) -> Results {
     let (image, weight) = (centred(x, 0, 2)?, centred(x, 3, 5)?);
     let bias = x.ints(8)?;
     check_bias(x.optional(8)?.map(|b| b.shape), s.channels.1)?;
-    let sums = convolve(&image, &weight, None, &s)?;
+    let mut sums = vec![0; count(DType::I32, &s.shape())?];
+    convolve(&image, &weight, None, &s, &mut sums)?;
     let one = |i: usize| x.scalar(i)?.ok_or_else(|| StandardError::new(format!("operand {i} is missing")));
     let (x_scale, y_scale) = (one(1)?, one(6)?);
     let w_scale = floats(&x.tensor(4)?);
@@ -429,7 +434,7 @@ pub(super) fn qlinear_conv(c: &Call, x: &Args<'_>) -> Results {
         let scale = x_scale * w_scale[if w_scale.len() == 1 { 0 } else { channel }] / y_scale;
         let bias = bias.as_ref().map_or(0.0, |b| b[channel] as f64);
         // Round half to even, then move the zero point: the order of the quantisation itself.
-        let one = |v: i32| (((f64::from(v) + bias) * scale).round_ties_even() + z).clamp(low, high) as i32 as u8;
+        let one = move |v: i32| int_of((((f64::from(v) + bias) * scale).round_ties_even() + z).clamp(low, high)) as u8;
         map(&sums[at..], out, one);
     };
     Ok(vec![Some(fill_by(zero.dtype, &s.shape(), positions, plane)?)])
@@ -507,32 +512,27 @@ pub(super) fn conv_transpose(c: &Call, x: &Args<'_>) -> Results {
         out: spatial.to_vec(),
     };
     let s = Sizes { n, channels: (out_channels, channels), groups, image: extents, window };
-    let out = match (Numbers::of(&image), Numbers::of(&weight), bias.as_ref().map(Numbers::of)) {
-        (Numbers::F32(x), Numbers::F32(w), None) => Numbers::F32(spread(&x, &w, None, &s)?.into()),
-        (Numbers::F32(x), Numbers::F32(w), Some(Numbers::F32(b))) => Numbers::F32(spread(&x, &w, Some(&b), &s)?.into()),
-        (Numbers::F64(x), Numbers::F64(w), None) => Numbers::F64(spread(&x, &w, None, &s)?.into()),
-        (Numbers::F64(x), Numbers::F64(w), Some(Numbers::F64(b))) => Numbers::F64(spread(&x, &w, Some(&b), &s)?.into()),
-        _ => return Err(StandardError::new(format!("a transposed convolution of {} is not supported", image.dtype))),
-    };
-    Ok(vec![Some(out.finish(image.dtype, &shape)?)])
+    if !image.dtype.is_float() {
+        return Err(StandardError::new(format!("a transposed convolution of {} is not supported", image.dtype)));
+    }
+    let backwards: (Convolution<f32>, Convolution<f64>, Convolution<i64>) = (spread, spread, spread);
+    Ok(vec![Some(convolved((image.dtype, &shape), (&image, &weight, bias.as_ref()), &s, backwards)?)])
 }
 
-/// Each image element adds the window, scaled, to the result.
-fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<Vec<T>> {
+/// Each image element adds the window, scaled, to the result, which is zeros before.
+fn spread<T: Scalar<Sum = T>>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes, out: &mut [T]) -> Result<()> {
     let positions: usize = s.window.out.iter().product();
     let plane: usize = s.image.iter().product();
     let (out_group, in_group) = (s.channels.0 / s.groups, s.channels.1 / s.groups);
     let per_window: usize = s.window.kernel.iter().product();
-    let mut out = vec![T::ZERO; s.n * s.channels.0 * plane];
-    if positions == 0 || out.is_empty() {
-        return Ok(out);
+    if out.is_empty() {
+        return Ok(());
     }
     let depth = out_group * per_window;
-    let rank = s.image.len();
-    let (image, stride, width) = (s.image[rank - 1], s.window.strides[rank - 1], s.window.out[rank - 1]);
-    let lead: Vec<Vec<usize>> = (0..positions / width).map(|r| unravel(r, &s.window.out[..rank - 1])).collect();
+    let lines = Lines::of(&s.window, &s.image);
     let mut parts = vec![T::ZERO; count(DType::F64, &[depth, positions])?];
-    for n in 0..s.n {
+    // An image without elements leaves the bias.
+    for n in 0..if positions == 0 { 0 } else { s.n } {
         for g in 0..s.groups {
             let a = Matrix::rows(&w[g * in_group * depth..][..in_group * depth], in_group, depth).t();
             let b = Matrix::rows(
@@ -543,21 +543,32 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
             T::multiply(a, b, &mut parts, positions)?;
             let out = &mut out[(n * s.channels.0 + g * out_group) * plane..][..out_group * plane];
             let one = |(channel, out): (usize, &mut [T])| {
-                for k in 0..per_window {
-                    let part = &parts[(channel * per_window + k) * positions..][..positions];
-                    let k = unravel(k, &s.window.kernel);
-                    let inside = s.window.inside(rank - 1, k[rank - 1], image);
-                    if inside.is_empty() {
-                        continue;
-                    }
-                    let first = (inside.start * stride + k[rank - 1] * s.window.dilations[rank - 1]) as i64
-                        - s.window.begin[rank - 1];
-                    for (at, row) in lead.iter().zip(part.chunks_exact(width)) {
-                        let Some(start) = s.window.place(at, &k, &s.image) else { continue };
-                        let to = out[start * image + first as usize..].iter_mut().step_by(stride);
-                        to.zip(&row[inside.clone()]).for_each(|(o, v)| *o = o.plus(*v));
-                    }
-                }
+                let (parts, lines) = (&parts[channel * per_window * positions..], &lines);
+                vectorised(
+                    #[inline(always)]
+                    move || {
+                        let kernel = lines.places.iter().flat_map(|p| lines.steps.iter().map(move |s| (p, s)));
+                        for (part, (places, (inside, first))) in parts.chunks_exact(positions).zip(kernel) {
+                            for (row, &place) in part.chunks_exact(lines.width).zip(places) {
+                                if place == usize::MAX || inside.is_empty() {
+                                    continue;
+                                }
+                                let line = &mut out[place * lines.extent..][..lines.extent];
+                                let (to, from) = (&mut line[*first..], &row[inside.clone()]);
+                                match lines.stride {
+                                    1 => to.iter_mut().zip(from).for_each(|(o, v)| *o = T::add(*o, *v)),
+                                    2 => {
+                                        let (pairs, rest) = to.as_chunks_mut::<2>();
+                                        let (whole, end) = from.split_at(pairs.len().min(from.len()));
+                                        pairs.iter_mut().zip(whole).for_each(|(o, v)| o[0] = T::add(o[0], *v));
+                                        rest.iter_mut().zip(end).for_each(|(o, v)| *o = T::add(*o, *v));
+                                    }
+                                    n => to.iter_mut().step_by(n).zip(from).for_each(|(o, v)| *o = T::add(*o, *v)),
+                                }
+                            }
+                        }
+                    },
+                );
             };
             if parts.len() >= 1 << 14 {
                 out.par_chunks_exact_mut(plane).enumerate().for_each(one);
@@ -569,10 +580,10 @@ fn spread<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, s: &Sizes) -> Result<
     if let Some(b) = bias {
         for (i, part) in out.chunks_exact_mut(plane).enumerate() {
             let b = b[i % s.channels.0];
-            part.iter_mut().for_each(|o| *o = o.plus(b));
+            part.iter_mut().for_each(|o| *o = T::add(*o, b));
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 pub(super) fn conv_transpose_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {

@@ -2,11 +2,11 @@
 
 use bytemuck::Pod;
 
-use super::window::{Attributes, Window, unravel};
-use crate::cpu::simd::{self, parts, vectorised};
+use super::window::{Attributes, Lines, Window, unravel};
+use crate::cpu::simd::{self, vectorised};
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::standard::elem::fill_by;
+use crate::standard::elem::{Float, by_float, fill_by};
 use crate::standard::infer::required;
 use crate::standard::tensor::{carried, dims};
 use crate::standard::{
@@ -76,61 +76,86 @@ fn table(w: &Window, image: &[usize]) -> Vec<(u32, u32)> {
 /// Refuses images whose positions do not fit the tables.
 fn small(image: &[usize], w: &Window) -> Result<()> {
     let fits = |s: &[usize]| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some_and(|n| n < u32::MAX as usize);
-    if fits(image) && fits(&w.out) {
+    // A line of windows, with what is added around the image, is held at once.
+    let (last, most) = (w.out.len() - 1, 1usize << 28);
+    let span = w.out[last].checked_mul(w.strides[last]).zip(w.kernel[last].checked_mul(w.dilations[last]));
+    let held = span.and_then(|(a, b)| a.checked_add(b)).is_some_and(|n| n <= most) && w.begin[last] <= most as i64;
+    if fits(image) && fits(&w.out) && held {
         Ok(())
     } else {
         Err(StandardError::new(format!("an image of {image:?} is not supported")))
     }
 }
 
-/// Lets the elements of each window that lie inside the image change the window's result, row by row: `f(result, element)`.
-fn slide<T: Copy, A: Copy>(
-    w: &Window,
-    image: &[usize],
-    lead: &[Vec<usize>],
-    (x, out): (&[T], &mut [A]),
-    f: impl Fn(A, T) -> A,
-) {
-    let rank = image.len();
-    let (width, stride) = (w.out[rank - 1], w.strides[rank - 1]);
-    for k in 0..w.kernel.iter().product() {
-        let k = unravel(k, &w.kernel);
-        let inside = w.inside(rank - 1, k[rank - 1], image[rank - 1]);
-        if inside.is_empty() {
-            continue;
-        }
-        let first = (inside.start * stride + k[rank - 1] * w.dilations[rank - 1]) as i64 - w.begin[rank - 1];
-        for (at, row) in lead.iter().zip(out.chunks_exact_mut(width)) {
-            let Some(start) = w.place(at, &k, image) else { continue };
-            let (from, row) = (&x[start * image[rank - 1] + first as usize..], &mut row[inside.clone()]);
-            vectorised(
-                #[inline(always)]
-                || match stride {
-                    1 => {
-                        for (o, &v) in row.iter_mut().zip(from) {
-                            *o = f(*o, v);
-                        }
-                    }
-                    2 => {
-                        for (o, v) in row.iter_mut().zip(from.chunks(2)) {
-                            *o = f(*o, v[0]);
-                        }
-                    }
-                    _ => {
-                        for (o, &v) in row.iter_mut().zip(from.iter().step_by(stride)) {
-                            *o = f(*o, v);
-                        }
-                    }
-                },
-            );
-        }
-    }
-}
+/// Elements that are folded at a time.
+const RUN: usize = 16;
 
-/// The positions of the windows along all axes but the last.
-fn leading(w: &Window) -> Vec<Vec<usize>> {
-    let rank = w.out.len();
-    (0..w.out[..rank - 1].iter().product()).map(|r| unravel(r, &w.out[..rank - 1])).collect()
+/// Folds the elements of each window that lie inside the image: `f(result, element)`. The lines of the image that a line of windows
+/// shows become one first, and `join` then joins its elements; `start` is neutral to both.
+///
+/// Results are kept apart from what is folded: where the greater of two is stored in the place of one, the compiler stores it only
+/// where it is the other, which is slow.
+fn slide<T: Copy, A: Copy>(
+    lines: &Lines,
+    (x, out): (&[T], &mut [A]),
+    start: A,
+    f: impl Fn(A, T) -> A + Copy + 'static,
+    join: impl Fn(A, A) -> A + Copy + 'static,
+) {
+    let &Lines { extent, width, stride, kernel, dilation, begin, .. } = lines;
+    // Elements around the image are neutral. Those before it may be fewer than none.
+    let span = width.saturating_sub(1) * stride + (kernel - 1) * dilation + 1;
+    let mut padded = vec![start; span + RUN * stride];
+    let (cut, at) = (begin.min(0).unsigned_abs() as usize, begin.max(0) as usize);
+    let count = extent.saturating_sub(cut).min(span.saturating_sub(at));
+    let padded = &mut padded[..];
+    vectorised(
+        #[inline(always)]
+        move || {
+            for (i, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+                let shown = lines.places.iter().map(|p| p[i]).filter(|&p| p != usize::MAX);
+                for c in (0..count).step_by(RUN) {
+                    let mut run = [start; RUN];
+                    for place in shown.clone() {
+                        let from = &x[place * extent + cut + c..][..count - c];
+                        match from.first_chunk::<RUN>() {
+                            Some(from) => {
+                                for j in 0..RUN {
+                                    run[j] = f(run[j], from[j]);
+                                }
+                            }
+                            None => run.iter_mut().zip(from).for_each(|(o, &v)| *o = f(*o, v)),
+                        }
+                    }
+                    let to = &mut padded[at + c..at + count];
+                    let n = to.len().min(RUN);
+                    to[..n].copy_from_slice(&run[..n]);
+                }
+                for (c, out) in out.chunks_mut(RUN).enumerate() {
+                    let mut run = [start; RUN];
+                    for k in 0..kernel {
+                        let from = &padded[c * RUN * stride + k * dilation..];
+                        match stride {
+                            1 => {
+                                let Some(from) = from.first_chunk::<RUN>() else { continue };
+                                for j in 0..RUN {
+                                    run[j] = join(run[j], from[j]);
+                                }
+                            }
+                            2 => {
+                                let Some(from) = from.first_chunk::<{ 2 * RUN }>() else { continue };
+                                for j in 0..RUN {
+                                    run[j] = join(run[j], from[2 * j]);
+                                }
+                            }
+                            _ => run.iter_mut().zip(from.iter().step_by(stride)).for_each(|(o, &v)| *o = join(*o, v)),
+                        }
+                    }
+                    out.copy_from_slice(&run[..out.len()]);
+                }
+            }
+        },
+    );
 }
 
 /// The greatest elements in the type itself.
@@ -142,13 +167,16 @@ fn max_plane<T: Copy + PartialOrd + Pod + Send + Sync>(
 ) -> Results {
     let image = spatial(v.shape)?;
     let (plane, windows): (usize, usize) = (image.iter().product(), w.out.iter().product());
-    let (values, lead) = (native::<T>(v), leading(w));
+    let (values, lines) = (native::<T>(v), Lines::of(w, image));
     let y = fill_by(v.dtype, shape, windows, |at, out: &mut [T]| {
         let from = &values[at / windows * plane..][..plane];
-        out.fill(lowest);
-        // What is not ordered is NaN, which wins and stays.
-        let larger = |a: T, b: T| if b > a || b.partial_cmp(&b).is_none() { b } else { a };
-        slide(w, image, &lead, (from, out), |a, b| if a.partial_cmp(&a).is_none() { a } else { larger(a, b) });
+        // What does not equal itself is NaN, which wins and stays.
+        #[allow(clippy::eq_op, reason = "the test for NaN that every type has")]
+        let larger = |a: T, b: T| {
+            let b = if b > a || b != b { b } else { a };
+            if a != a { a } else { b }
+        };
+        slide(&lines, (from, out), lowest, larger, larger);
     })?;
     Ok(vec![Some(y)])
 }
@@ -204,19 +232,45 @@ pub(super) fn max_pool(c: &Call, x: &Args<'_>) -> Results {
     Ok(vec![Some(y), Some(indices)])
 }
 
-/// The sum of a function of the elements of each window, and how many there are.
-fn window_sums(v: &View<'_>, w: &Window, image: &[usize], of: impl Fn(f64) -> f64 + Sync) -> (Vec<f64>, Vec<f64>) {
-    let (plane, windows): (usize, usize) = (image.iter().product(), w.out.iter().product());
-    let lead = leading(w);
-    let mut sums = vec![0.0; v.shape[0] * v.shape[1] * windows];
-    let threads = rayon::current_num_threads();
-    let values = floats(v);
-    parts(&mut sums, windows, threads, |at, out| {
-        slide(w, image, &lead, (&values[at / windows * plane..][..plane], out), |s, v| s + of(v));
-    });
-    let mut counts = vec![0.0; windows];
-    slide(w, image, &lead, (&vec![(); plane], &mut counts), |n, ()| n + 1.0);
-    (sums, counts)
+/// The number of elements of each window that lie inside the image.
+fn inside_counts(w: &Window, image: &[usize]) -> Vec<f64> {
+    let mut counts = vec![0.0; w.out.iter().product()];
+    let plane: usize = image.iter().product();
+    slide(&Lines::of(w, image), (&vec![(); plane], &mut counts), 0.0, |n, ()| n + 1.0, |a, b| a + b);
+    counts
+}
+
+/// The windows' sums in f64 of a function of their elements, and a function of each sum and its window.
+fn window_sums(
+    v: &View<'_>,
+    w: &Window,
+    of: impl Fn(f64) -> f64 + Copy + Sync + 'static,
+    finish: impl Fn(f64, usize) -> f64 + Sync,
+) -> Result<Data> {
+    let image = spatial(v.shape)?;
+    let shape = [&v.shape[..2], &w.out[..]].concat();
+    let (plane, windows) = (image.iter().product::<usize>(), w.out.iter().product::<usize>());
+    let lines = Lines::of(w, image);
+    by_float!(v.dtype, T => {
+        let values = native::<T>(v);
+        fill_by(v.dtype, &shape, windows, |at, out: &mut [T]| {
+            let mut sums = vec![0.0; out.len()];
+            let from = &values[at / windows * plane..][..plane];
+            slide(&lines, (from, &mut sums), 0.0, move |s, v: T| s + of(v.wide()), |a, b| a + b);
+            vectorised(
+                #[inline(always)]
+                || out.iter_mut().zip(&sums).enumerate().for_each(|(i, (o, &s))| *o = T::narrow(finish(s, i))),
+            );
+        })
+    }, _ => {
+        let values = floats(v);
+        let mut sums = vec![0.0; count(DType::F64, &shape)?];
+        for (i, out) in sums.chunks_exact_mut(windows.max(1)).enumerate() {
+            slide(&lines, (&values[i * plane..][..plane], out), 0.0, move |s, v| s + of(v), |a, b| a + b);
+            out.iter_mut().enumerate().for_each(|(i, s)| *s = finish(*s, i));
+        }
+        from_floats(v.dtype, &shape, sums)
+    })
 }
 
 pub(super) fn average_pool(c: &Call, x: &Args<'_>) -> Results {
@@ -224,13 +278,9 @@ pub(super) fn average_pool(c: &Call, x: &Args<'_>) -> Results {
     let image = spatial(v.shape)?;
     let w = window_of(c, v.shape)?;
     small(image, &w)?;
-    let (sums, mut counts) = window_sums(&v, &w, image, |v| v);
-    if c.flag("count_include_pad", false) {
-        counts = padded_counts(&w, image);
-    }
-    let n = counts.len().max(1);
-    let means = sums.into_iter().enumerate().map(|(i, s)| if counts[i % n] > 0.0 { s / counts[i % n] } else { 0.0 });
-    Ok(vec![Some(from_floats(v.dtype, &[&v.shape[..2], &w.out[..]].concat(), means)?)])
+    let counts = if c.flag("count_include_pad", false) { padded_counts(&w, image) } else { inside_counts(&w, image) };
+    let mean = |sum: f64, i: usize| if counts[i] > 0.0 { sum / counts[i] } else { 0.0 };
+    Ok(vec![Some(window_sums(&v, &w, |v| v, mean)?)])
 }
 
 /// The exponent of the norm.
@@ -244,12 +294,7 @@ pub(super) fn lp_pool(c: &Call, x: &Args<'_>) -> Results {
     let w = window_of(c, v.shape)?;
     small(image, &w)?;
     let p = norm(c);
-    let (sums, _) = window_sums(&v, &w, image, |v| v.abs().powf(p));
-    Ok(vec![Some(from_floats(
-        v.dtype,
-        &[&v.shape[..2], &w.out[..]].concat(),
-        sums.into_iter().map(|s| s.powf(1.0 / p)),
-    )?)])
+    Ok(vec![Some(window_sums(&v, &w, move |v| v.abs().powf(p), |s, _| s.powf(1.0 / p))?)])
 }
 
 pub(super) fn pool_type(c: &Call, x: &[Option<Operand<'_>>]) -> Types {

@@ -3,14 +3,17 @@
 //! Source of the coordinates and weights: the definition of `Resize` in ONNX; cubic weights after R. G. Keys, "Cubic
 //! convolution interpolation for digital image processing", 1981.
 
-use crate::cpu::simd::{pairs, parts};
+use std::borrow::Cow;
+
+use crate::cpu::convert::floats as narrow;
+use crate::cpu::simd::{pairs, rows, vectorised};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::standard::elem::fill_by;
 use crate::standard::infer::required;
-use crate::standard::tensor::{carried, dims};
+use crate::standard::tensor::{Numbers, carried, dims};
 use crate::standard::{
-    Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats, from_ints, native, strides,
+    Args, Call, Data, Operand, Partial, StandardError, axis, count, floats, from_floats, from_ints, native,
 };
 use crate::tensor::View;
 
@@ -226,47 +229,131 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
     let t = target(c, x, v.shape)?;
     count(DType::F64, &t.extents)?;
     let beyond = c.float("extrapolation_value").unwrap_or(0.0);
-    let mut shape = v.shape.to_vec();
     if let Some(moved) = nearest(c, &v, &t)? {
         return Ok(vec![Some(moved)]);
     }
-    let mut values = floats(&v);
-    for a in 0..shape.len() {
-        let (n, extent) = (shape[a], t.extents[a]);
+    let mut axes = vec![];
+    for (a, (&n, &extent)) in v.shape.iter().zip(&t.extents).enumerate() {
         if extent == n && (t.scales[a] - 1.0).abs() < 1e-9 && t.roi[a] == (0.0, 1.0) {
             continue;
         }
         if n == 0 && extent > 0 {
             return Err(StandardError::new(format!("axis {a} of {:?} is empty and cannot grow", v.shape)));
         }
-        let weights = weights(c, n, extent, t.scales[a], t.roi[a])?;
-        let outer: usize = shape[..a].iter().product();
+        axes.push((a, weights(c, n, extent, t.scales[a], t.roi[a])?));
+    }
+    // The last axis comes first, for its lines are the shortest then where images grow.
+    axes.reverse();
+    if let (DType::F32 | DType::F16 | DType::BF16, Ok(values)) = (v.dtype, narrow(&v)) {
+        let values = interpolate(values, v.shape, &axes, beyond)?;
+        return Ok(vec![Some(Numbers::F32(values).finish(v.dtype, &t.extents)?)]);
+    }
+    let values = interpolate(floats(&v).into(), v.shape, &axes, beyond)?;
+    Ok(vec![Some(match v.dtype {
+        d if d.is_float() || d.is_minifloat() => from_floats(d, &t.extents, values.iter().copied())?,
+        d => {
+            let (low, high) = limits(d);
+            from_ints(d, &t.extents, values.iter().map(|v| v.round_ties_even().clamp(low, high) as i128))?
+        }
+    })])
+}
+
+/// What images are interpolated in.
+trait Real:
+    Copy + Default + PartialEq + Send + Sync + 'static + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self>
+{
+    fn of(v: f64) -> Self;
+}
+
+impl Real for f32 {
+    fn of(v: f64) -> f32 {
+        v as f32
+    }
+}
+
+impl Real for f64 {
+    fn of(v: f64) -> f64 {
+        v
+    }
+}
+
+/// The weighted sums along one axis after another.
+fn interpolate<'a, T: Real>(
+    mut values: Cow<'a, [T]>,
+    shape: &[usize],
+    axes: &[(usize, Vec<Weights>)],
+    beyond: f64,
+) -> Result<Cow<'a, [T]>> {
+    let mut shape = shape.to_vec();
+    for (a, weights) in axes {
+        let (n, extent) = (shape[*a], weights.len());
+        let outer: usize = shape[..*a].iter().product();
         let inner: usize = shape[a + 1..].iter().product();
-        let mut next = vec![0.0; count(DType::F64, &[outer, extent, inner])?];
-        let (size, values_of) = ((extent * inner).max(1), &values);
-        parts(&mut next, size, rayon::current_num_threads(), |at, line| {
-            let from = &values_of[at / size * n * inner..][..n * inner];
-            for (part, w) in line.chunks_exact_mut(inner.max(1)).zip(&weights) {
-                let Some((first, list)) = w else {
-                    part.fill(beyond);
+        let mut next = vec![T::default(); count(DType::F64, &[outer, extent, inner])?];
+        // The neighbours of each place that count, the positions of those outside the image moved to its ends.
+        let near: Vec<Option<Vec<(usize, T)>>> = weights
+            .iter()
+            .map(|w| {
+                let (first, list) = w.as_ref()?;
+                let at = |i: usize| (first + i as i64).clamp(0, n as i64 - 1) as usize;
+                Some(list.iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, w)| (at(i), T::of(*w))).collect())
+            })
+            .collect();
+        // Most places have two neighbours at most.
+        let two: Option<Vec<[(usize, T); 2]>> = near
+            .iter()
+            .map(|near| match near.as_deref()? {
+                [one] => Some([*one, (one.0, T::default())]),
+                [one, other] => Some([*one, *other]),
+                _ => None,
+            })
+            .collect();
+        let size = (extent * inner).max(1);
+        rows(&mut next, size, rayon::current_num_threads(), |at, line| {
+            let from = &values[at / size * n * inner..][..n * inner];
+            if let (1, Some(two)) = (inner, &two) {
+                for (o, &[(k, w), (l, u)]) in line.iter_mut().zip(two) {
+                    // 0 times an infinite neighbour is not 0.
+                    let second = if u == T::default() { u } else { u * from[l] };
+                    *o = w * from[k] + second;
+                }
+                return;
+            }
+            if inner == 1 {
+                for (o, near) in line.iter_mut().zip(&near) {
+                    *o = match near {
+                        None => T::of(beyond),
+                        Some(near) => near.iter().fold(T::default(), |sum, &(k, w)| sum + w * from[k]),
+                    };
+                }
+                return;
+            }
+            for (part, near) in line.chunks_exact_mut(inner.max(1)).zip(&near) {
+                let Some(near) = near else {
+                    part.fill(T::of(beyond));
                     continue;
                 };
-                for (i, &w) in list.iter().enumerate().filter(|(_, w)| **w != 0.0) {
-                    let k = (first + i as i64).clamp(0, n as i64 - 1) as usize;
-                    pairs(part, &from[k * inner..(k + 1) * inner], |o, v| o + w * v);
+                let row = |k: usize| &from[k * inner..(k + 1) * inner];
+                match near[..] {
+                    [(k, w), (l, u)] => {
+                        let (x, y) = (row(k), row(l));
+                        vectorised(
+                            #[inline(always)]
+                            move || {
+                                for ((o, &x), &y) in part.iter_mut().zip(x).zip(y) {
+                                    *o = w * x + u * y;
+                                }
+                            },
+                        )
+                    }
+                    _ => near.iter().for_each(|&(k, w)| pairs(part, row(k), move |o, v| o + w * v)),
                 }
             }
         });
-        values = next;
-        shape[a] = extent;
+        values = Cow::Owned(next);
+        shape[*a] = extent;
     }
-    Ok(vec![Some(match v.dtype {
-        d if d.is_float() || d.is_minifloat() => from_floats(d, &shape, values)?,
-        d => {
-            let (low, high) = limits(d);
-            from_ints(d, &shape, values.into_iter().map(|v| v.round_ties_even().clamp(low, high) as i128))?
-        }
-    })])
+    Ok(values)
 }
 
 /// The result where each element is one of the image: the position of each is the product of those along the axes.
@@ -285,19 +372,37 @@ fn nearest(c: &Call, v: &View<'_>, t: &Target) -> Result<Option<Data>> {
         let weights = weights(c, n, extent, t.scales[a], t.roi[a])?;
         at.push(weights.iter().flatten().map(|(first, _)| (*first).clamp(0, n as i64 - 1) as usize).collect());
     }
-    let (Some(last), lead) = (at.last(), &t.extents[..t.extents.len() - 1]) else { return Ok(None) };
-    let (width, steps) = (last.len(), strides(v.shape));
+    // Planes of the last two axes; those of a line are one high.
+    if at.len() == 1 {
+        at.insert(0, vec![0]);
+    }
+    let [lead @ .., high, wide] = &at[..] else { return Ok(None) };
+    let (extent, width) = (v.shape.last().copied().unwrap_or(1), wide.len());
+    let doubled = width.is_multiple_of(2) && wide.iter().enumerate().all(|(i, &from)| from == i / 2);
+    let plane: usize = v.shape[v.shape.len().saturating_sub(2)..].iter().product();
     macro_rules! moved {
         ($t:ty) => {{
             let from = native::<$t>(v);
-            fill_by(v.dtype, &t.extents, width, |start, row: &mut [$t]| {
-                let (mut r, mut base) = (start / width, 0);
-                for d in (0..lead.len()).rev() {
-                    base += at[d][r % lead[d]] * steps[d];
-                    r /= lead[d];
+            fill_by(v.dtype, &t.extents, high.len() * width, |start, out: &mut [$t]| {
+                let (mut at, mut step, mut base) = (start / (high.len() * width), plane, 0);
+                for (d, places) in lead.iter().enumerate().rev() {
+                    base += places[at % places.len()] * step;
+                    at /= places.len();
+                    step *= v.shape[d];
                 }
-                let from = &from[base..];
-                row.iter_mut().zip(last).for_each(|(o, &i)| *o = from[i]);
+                for (r, &line) in high.iter().enumerate() {
+                    if r > 0 && high[r - 1] == line {
+                        out.copy_within((r - 1) * width..r * width, r * width);
+                        continue;
+                    }
+                    let from = &from[base + line * extent..][..extent];
+                    let row = &mut out[r * width..][..width];
+                    if doubled {
+                        row.as_chunks_mut::<2>().0.iter_mut().zip(from).for_each(|(o, v)| *o = [*v; 2]);
+                    } else {
+                        row.iter_mut().zip(wide).for_each(|(o, &i)| *o = from[i]);
+                    }
+                }
             })
         }};
     }

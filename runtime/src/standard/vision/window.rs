@@ -209,6 +209,67 @@ impl Window {
     }
 }
 
+/// Where windows lie on an image, line by line: what a kernel that goes along the last axis needs.
+pub(super) struct Lines {
+    /// Extent of the image's last axis.
+    pub(super) extent: usize,
+    /// Windows along the last axis, and the step from one to the next.
+    pub(super) width: usize,
+    pub(super) stride: usize,
+    /// Elements of a window along the last axis, the step between them, and what is added before the image.
+    pub(super) kernel: usize,
+    pub(super) dilation: usize,
+    pub(super) begin: i64,
+    /// Elements of a window along the last axis: the windows for which an element lies inside the image, and the first one's place.
+    pub(super) steps: Vec<(std::ops::Range<usize>, usize)>,
+    /// For each line of a window and each line of windows the line of the image; `usize::MAX` outside.
+    pub(super) places: Vec<Vec<usize>>,
+}
+
+impl Lines {
+    pub(super) fn of(w: &Window, image: &[usize]) -> Lines {
+        let last = image.len() - 1;
+        let (extent, width, stride) = (image[last], w.out[last], w.strides[last]);
+        let step = |k: usize| {
+            let inside = w.inside(last, k, extent);
+            // Not negative within the range that lies inside.
+            let first = (inside.start * stride + k * w.dilations[last]) as i64 - w.begin[last];
+            (inside, first.max(0) as usize)
+        };
+        let (lines, windows) = (&w.kernel[..last], &w.out[..last]);
+        let place = |k: &[usize], at: usize| w.place(&unravel(at, windows), k, image).unwrap_or(usize::MAX);
+        let of_line = |k: usize| {
+            let k = unravel(k, lines);
+            (0..windows.iter().product()).map(|at| place(&k, at)).collect()
+        };
+        Lines {
+            extent,
+            width,
+            stride,
+            kernel: w.kernel[last],
+            dilation: w.dilations[last],
+            begin: w.begin[last],
+            steps: (0..w.kernel[last]).map(step).collect(),
+            places: (0..lines.iter().product()).map(of_line).collect(),
+        }
+    }
+}
+
+/// Calls `f` with each element of `out` and every `stride`-th of `from`. To be inlined into what is vectorised.
+#[inline(always)]
+pub(super) fn strided<T: Copy, A>(out: &mut [A], from: &[T], stride: usize, f: impl Fn(&mut A, T)) {
+    match stride {
+        1 => out.iter_mut().zip(from).for_each(|(o, &v)| f(o, v)),
+        2 => {
+            let (pairs, rest) = from.as_chunks::<2>();
+            let (whole, end) = out.split_at_mut(pairs.len().min(out.len()));
+            whole.iter_mut().zip(pairs).for_each(|(o, v)| f(o, v[0]));
+            end.iter_mut().zip(rest).for_each(|(o, &v)| f(o, v));
+        }
+        _ => out.iter_mut().zip(from.iter().step_by(stride)).for_each(|(o, &v)| f(o, v)),
+    }
+}
+
 /// The coordinates of an index in row-major order.
 pub(super) fn unravel(mut index: usize, shape: &[usize]) -> Vec<usize> {
     let mut at = vec![0; shape.len()];
