@@ -121,7 +121,7 @@ emit-check: setup $(VENV)/done
 	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 1 --table docs/emit.md --limit 1.15 \
 	  target/decoders/* $(if $(TESTBED),$(TESTBED)/*,fixtures/models/*)
 	$(VENV)/bin/python tests/ort/check_versions.py --sinter target/debug/sinter
-	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 0 --ranks 2x1 1x2 2x2 \
+	$(VENV)/bin/python tests/ort/check_emit.py --sinter target/debug/sinter --seconds 0 --ranks 2x1 1x2 2x2 -- \
 	  fixtures/models/* fixtures/emit/* $(SHARED_MODELS)
 
 # Emits all of ONNX's node tests, and runs the files in ONNX Runtime.

@@ -375,7 +375,7 @@ ops! {
     UnpackFp4 = "unpack_fp4", Compute, 1..=1, 1, {};
     /// (block scales as `quantize_nvfp4` gives them): row by row, in a shape.
     UnswizzleScales = "unswizzle_scales", Compute, 1..=1, 1, { shape: Shape };
-    /// (scores): the k largest of each row of the last axis in falling order, equal ones by position, and their positions.
+    /// (scores): the k largest of each row of the last axis in falling order, the last of equal ones first as ONNX Runtime's `MoE` chooses them, and their positions.
     Largest = "largest", Compute, 1..=1, 2, { k: i64 };
     /// (x, w, expert[, scale[, zero]]): x [tokens, slots or 1, k] times the transposed matrix of w [experts, n, k] that `expert` [tokens, slots] names; negative ones count from the end. With `bits` other than 0, w is packed, and scale and zero are those of `dequantize`.
     ExpertMatmul = "expert_matmul", Compute, 3..=5, 1, { bits: i64 = 0 };

@@ -4,10 +4,15 @@ use super::builder::{Builder, Val, int, string};
 use super::{EmitError, Result};
 use crate::ir::{DType, Dim, Literal};
 
-/// The k largest of each row, and where they are.
+/// The k largest of each row, and where they are. `TopK` takes the first of equal ones, so that rows are turned round for it.
 pub(super) fn largest(b: &mut Builder, x: &Val, k: i64) -> Result<Vec<String>> {
-    let k = b.ints(&[k])?;
-    Ok(b.call("", "TopK", &[&x.name, &k], 2, vec![int("axis", -1)]))
+    let width = x.ty.shape.last().ok_or_else(|| EmitError::Operator("the largest of a scalar".to_owned()))?;
+    let (k, back, behind) = (b.ints(&[k])?, b.ints(&[-1])?, b.ints(&[i64::MIN])?);
+    let turned = b.op("Slice", &[&x.name, &back, &behind, &back, &back], vec![]);
+    let mut found = b.call("", "TopK", &[&turned, &k], 2, vec![int("axis", -1)]);
+    let last = b.extent_scalar(&(width - &Dim::from(1)))?;
+    found[1] = b.op("Sub", &[&last, &found[1]], vec![]);
+    Ok(found)
 }
 
 /// Each token times the transposed matrices of its experts.

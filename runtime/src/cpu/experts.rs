@@ -18,7 +18,7 @@ pub(super) fn largest(x: &View<'_>, k: i64, out: &mut [Option<ViewMut<'_>>]) -> 
     let mut found = Vec::with_capacity(lead.iter().product::<usize>() * k);
     for row in values.chunks_exact(width.max(1)) {
         let mut order: Vec<usize> = (0..width).collect();
-        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+        order.sort_by(|&a, &b| falling(row[a], row[b]).then(b.cmp(&a)));
         found.extend_from_slice(&order[..k]);
     }
     let [numbers, at] = out else { return Err(misfit()) };
@@ -36,6 +36,11 @@ pub(super) fn largest(x: &View<'_>, k: i64, out: &mut [Option<ViewMut<'_>>]) -> 
         typed_mut::<i64>(out.bytes)?.iter_mut().zip(&found).for_each(|(o, &j)| *o = j as i64);
     }
     Ok(())
+}
+
+/// From the largest number on, with both zeros equal and NaN first.
+fn falling(a: f32, b: f32) -> std::cmp::Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| b.total_cmp(&a))
 }
 
 /// The matrices of the experts, [experts, n, k], as they are or of few bits.

@@ -342,7 +342,9 @@ impl Local<'_> {
         let (mut values, mut at) = (vec![], vec![]);
         for row in x.data.chunks_exact(width.max(1)) {
             let mut order: Vec<usize> = (0..width).collect();
-            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            order.sort_by(|&a, &b| {
+                row[b].partial_cmp(&row[a]).unwrap_or_else(|| row[b].total_cmp(&row[a])).then(b.cmp(&a))
+            });
             values.extend(order[..k].iter().map(|&i| row[i]));
             at.extend(order[..k].iter().map(|&i| i as f64));
         }
