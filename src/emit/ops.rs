@@ -44,6 +44,11 @@ pub(super) fn emit(b: &mut Builder, p: &Place, op: &Op, x: &[Val], wanted: &[boo
         Op::Erf {} => plain(b, "Erf"),
         Op::Cos {} => plain(b, "Cos"),
         Op::Sin {} => plain(b, "Sin"),
+        // ONNX Runtime has no kernel of integers for it.
+        Op::Relu {} if !x[0].ty.dtype.is_float() => {
+            let zero = b.scalar(x[0].ty.dtype, 0.0)?;
+            one(b.op("Max", &[&x[0].name, &zero], vec![]))
+        }
         Op::Relu {} => plain(b, "Relu"),
         Op::Floor {} => plain(b, "Floor"),
         Op::Ceil {} => plain(b, "Ceil"),

@@ -252,7 +252,7 @@ def attack(name, folder, sinter, root, work):
         # The last line prints both.
         both = re.search(r"sinter (.*) ORT (.*)", said)
         if both:
-            numbers = [re.findall(r"-?[\d.]+", part) for part in both.groups()]
+            numbers = [re.findall(r"-?[\d.]+", re.sub(r"dtype=\w+", "", part)) for part in both.groups()]
             if numbers[0] != numbers[1]:
                 return "differs", both.group(0)
     if name in DEMANDS:

@@ -34,6 +34,7 @@ from shrink import Shrink, save
 # Finds that are no faults of sinter, or that are accepted: a pattern in the text of the find and its model, and the reason.
 KNOWN = [
     ("DynamicQuantizeLSTM", "ONNX Runtime quantises the state of all samples together or of each alone, by its number of threads"),
+    (r'auto_pad: string = "SAME.*dilations: ints = \[[2-9]', "ONNX Runtime pads dilated windows of SAME otherwise than the definition says"),
     ("MeanVarianceNormalization", "ONNX Runtime takes the variance as a difference of two sums of squares in f32"),
     (r"(?i)nan instead of 0\b.*moe", "ONNX Runtime chooses no expert where the router gives NaN, sinter gives NaN"),
     (r"Updating cos_cache.*\[0, ", "the contributed RotaryEmbedding of ONNX Runtime refuses tables without rows"),

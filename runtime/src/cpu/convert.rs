@@ -101,8 +101,14 @@ pub(crate) fn float_map(
         return Ok(());
     }
     float_blocks(x, out, width, threads, |block| {
-        let from = block.to_vec();
-        f(&from, block);
+        // Short runs stay in the first-level cache with their results.
+        let size = width.max(1) * (512 / width.max(1)).max(1);
+        let mut from = vec![0f32; size];
+        for run in block.chunks_mut(size) {
+            let from = &mut from[..run.len()];
+            from.copy_from_slice(run);
+            f(from, run);
+        }
     })
 }
 

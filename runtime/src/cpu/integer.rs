@@ -214,7 +214,11 @@ mod x86 {
             (v.avx._mm256_set1_epi32(pulp::cast([a[0], a[1]])), v.avx._mm256_set1_epi32(pulp::cast([a[2], a[3]])));
         let [p, q, r, s] = lines.map(|l| l.as_chunks::<STEP>().0);
         let wide = |c: &[T; STEP]| -> std::arch::x86_64::__m256i {
-            pulp::cast(std::array::from_fn::<i16, STEP, _>(|i| c[i].wide()))
+            let mut w = [0i16; STEP];
+            for i in 0..STEP {
+                w[i] = c[i].wide();
+            }
+            pulp::cast(w)
         };
         for ((((p, q), r), s), sums) in p.iter().zip(q).zip(r).zip(s).zip(sums.as_chunks_mut::<STEP>().0) {
             let (p, q, r, s) = (wide(p), wide(q), wide(r), wide(s));

@@ -174,15 +174,19 @@ fn compute(cx: &mut Context<'_>, n: &NodeProto) -> Result<NodeId> {
         "Clip" => {
             let mut x = x;
             let dtype = cx.ty(x).dtype;
-            let limit = |cx: &mut Context<'_>, i: usize, name: &str| match attrs::float(n, name) {
-                // Limits are attributes before opset 11.
-                Some(v) if cx.opset < 11 => Ok(Some(cx.scalar(dtype, f64::from(v)))),
-                _ => cx.optional(n, i),
+            // Limits are attributes before opset 11, and the range of f32 where they are missing.
+            let narrow = matches!(dtype, DType::F16 | DType::BF16);
+            let limit = |cx: &mut Context<'_>, i: usize, name: &str, default: f32| {
+                if cx.opset >= 11 {
+                    return cx.optional(n, i);
+                }
+                let value = attrs::float(n, name).or((!narrow).then_some(default));
+                Ok(value.map(|v| cx.scalar(dtype, f64::from(v))))
             };
-            if let Some(low) = limit(cx, 1, "min")? {
+            if let Some(low) = limit(cx, 1, "min", f32::MIN)? {
                 x = cx.add(Op::Max {}, &[x, low])?;
             }
-            if let Some(high) = limit(cx, 2, "max")? {
+            if let Some(high) = limit(cx, 2, "max", f32::MAX)? {
                 x = cx.add(Op::Min {}, &[x, high])?;
             }
             Ok(x)

@@ -209,7 +209,11 @@ pub(super) fn clip(c: &Call, args: &Args<'_>) -> Result<Vec<Option<Data>>> {
         let (low, high) = (limit(1)?, limit(2)?);
         return one(map_int(&x, |v| high.map_or(i128::MAX, |h| h).min(low.map_or(v, |l| v.max(l)))));
     }
-    let (low, high) = if c.opset < 11 { (c.float("min"), c.float("max")) } else { (args.scalar(1)?, args.scalar(2)?) };
+    let (low, high) = if c.opset < 11 {
+        (c.float("min").or(Some(f64::from(f32::MIN))), c.float("max").or(Some(f64::from(f32::MAX))))
+    } else {
+        (args.scalar(1)?, args.scalar(2)?)
+    };
     let (low, high) = (low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY));
     let (least, most) = (low as f32, high as f32);
     // NaN stays, and limits that are NaN limit nothing.

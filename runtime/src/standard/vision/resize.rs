@@ -228,6 +228,8 @@ pub(super) fn resize(c: &Call, x: &Args<'_>) -> Results {
     let v = x.tensor(0)?;
     let t = target(c, x, v.shape)?;
     count(DType::F64, &t.extents)?;
+    // An axis of its own may be too long where another one is empty.
+    t.extents.iter().try_for_each(|&n| count(DType::F64, &[n]).map(|_| ()))?;
     let beyond = c.float("extrapolation_value").unwrap_or(0.0);
     if let Some(moved) = nearest(c, &v, &t)? {
         return Ok(vec![Some(moved)]);
