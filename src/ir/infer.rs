@@ -237,6 +237,10 @@ fn one_result(op: &Op, x: &[&TensorType]) -> Result<Inferred> {
 
         Op::ReduceSum { axes, keepdims } | Op::ReduceMean { axes, keepdims } | Op::ReduceMax { axes, keepdims } => {
             computable(op, x)?;
+            if matches!(op, Op::ReduceMean { .. }) && !x[0].dtype.is_float() {
+                // The mean of integers is truncated, which no rule about means knows.
+                return fail(format!("`reduce_mean` of {}", x[0].dtype));
+            }
             let rank = x[0].rank();
             let mut cut = vec![false; rank];
             for &a in axes {
