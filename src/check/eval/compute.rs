@@ -2,7 +2,7 @@
 
 use super::elementwise::larger;
 use super::layout::{broadcast, spread, steps, walk};
-use super::{Array, EXACT_LIMIT, Local, Reason, Result, axis, elements, fits, misfit};
+use super::{Array, Local, Reason, Result, axis, elements, fits, misfit};
 use crate::ir::{Class, DType, Op, Real, Safe};
 
 /// How a row is reduced.
@@ -14,11 +14,6 @@ enum Kind {
 
 fn dot(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> f64 {
     a.zip(b).map(|(x, y)| x * y).sum()
-}
-
-/// Truncates towards zero; NaN where the sum is not exact.
-fn integer_mean(sum: f64, n: usize) -> f64 {
-    if sum.abs() < EXACT_LIMIT { (sum as i64 / n as i64) as f64 } else { f64::NAN }
 }
 
 /// Soft-max in place; `safe` says when it is zeros instead of NaN.
@@ -120,8 +115,7 @@ impl Local<'_> {
             match kind {
                 Kind::Max => v.fold(f64::NEG_INFINITY, larger),
                 Kind::Sum => v.sum(),
-                Kind::Mean if dtype.is_float() => v.sum::<f64>() / row.len() as f64,
-                Kind::Mean => integer_mean(v.sum(), row.len()),
+                Kind::Mean => v.sum::<f64>() / row.len() as f64,
             }
         };
         Ok(vec![Array::new(&shape, walk(kept).into_iter().map(reduce).collect())])
