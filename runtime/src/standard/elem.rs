@@ -253,12 +253,10 @@ pub(super) fn fill_by<T: Pod + Send>(
     size: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) -> Result<Data> {
-    super::count(dtype, shape)?;
-    let mut t = Tensor::zeros(dtype, shape)?;
-    let out = bytemuck::try_cast_slice_mut::<u8, T>(t.bytes_mut())
-        .map_err(|e| StandardError::new(format!("a result is not aligned: {e}")))?;
-    rows(out, size, rayon::current_num_threads(), f);
-    Ok(t.into())
+    fill_whole(dtype, shape, |out| {
+        rows(out, size, rayon::current_num_threads(), f);
+        Ok(())
+    })
 }
 
 /// A tensor of native elements that `f` writes as a whole; they are zeros before.
